@@ -1,0 +1,1 @@
+"""The portable model: one set of weights, two graph formats, several precisions."""

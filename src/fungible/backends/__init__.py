@@ -1,0 +1,1 @@
+"""Where a request can go: one adapter a file, found by entry point."""

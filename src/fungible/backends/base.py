@@ -1,0 +1,77 @@
+"""The one seam between Fungible and anything that serves a model.
+
+Who opens and closes: the process that dispatches builds each backend once, calls `start`
+before the first request and `close` after the last. `send` may run concurrently without
+bound; limits are the dispatcher's business. A `Reply` must be closed by whoever got it,
+also when it was not read to the end: closing cancels the upstream call.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from fungible.config import BackendSettings
+from fungible.contract.inference import InferenceRequest
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend honours. New facts go here, never into name checks elsewhere."""
+
+    streaming: bool = True
+    seed: bool = True
+    stop: bool = True
+    logprobs: bool = True
+    usage_in_stream: bool = True
+
+
+class Reply(Protocol):
+    """An answer whose head has arrived with a 2xx status.
+
+    `chunks` yields the body: for a stream, whole server-sent events as the upstream wrote
+    them, the closing `[DONE]` included; otherwise the whole body once. It raises
+    `StreamBrokenError`, `UpstreamTimeoutError` or `UpstreamConnectError`, never ends early
+    in silence: a stream that stops without `[DONE]` is an error.
+    """
+
+    status: int
+    content_type: str
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body, once."""
+        ...
+
+    async def close(self) -> None:
+        """Free the connection, cancelling the upstream call if it is still running."""
+        ...
+
+
+class Backend(Protocol):
+    """A place that can serve a model.
+
+    Implementations take `(name, settings)`; they do no I/O before `start`.
+    """
+
+    name: str
+    settings: BackendSettings
+    capabilities: Capabilities
+
+    async def start(self) -> None:
+        """Open connection pools."""
+        ...
+
+    async def send(self, request: InferenceRequest) -> Reply:
+        """Send one attempt and wait for the head of the answer.
+
+        Raises:
+            UpstreamError: One of its subclasses; `transient` says whether to try elsewhere.
+        """
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether the upstream answers at all, within a second."""
+        ...
+
+    async def close(self) -> None:
+        """Close connection pools."""
+        ...

@@ -1,0 +1,1 @@
+"""Is it fast and cheap: recorded traffic shapes, replayed."""

@@ -1,0 +1,1 @@
+"""What crosses the boundary: data only, no I/O."""

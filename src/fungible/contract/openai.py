@@ -1,0 +1,179 @@
+"""The OpenAI wire format: what a chat request must look like, and the chunks that answer it.
+
+Requests stay dictionaries on their way to a backend, so fields that we do not know pass
+through; `ChatRequest` only checks and reads the fields that we act on.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from fungible.errors import RequestError
+
+
+class ChatMessage(msgspec.Struct, kw_only=True):
+    """One turn. Content is text, or parts such as `{"type": "text", "text": …}`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+
+    def text(self) -> str:
+        """The turn's text; parts that are not text are left out."""
+        if isinstance(self.content, str):
+            return self.content
+        parts = self.content or []
+        return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+
+
+class ChatRequest(msgspec.Struct, kw_only=True):
+    """The fields of `POST /v1/chat/completions` that Fungible's own engine acts on."""
+
+    model: str
+    messages: list[ChatMessage]
+    stream: bool | None = False
+    stream_options: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = 1
+    logprobs: bool | None = False
+    top_logprobs: int | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+def parse_chat(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
+    """The checked request and the whole body as a dictionary.
+
+    Raises:
+        RequestError: The body is not JSON, or a field has the wrong type; names the field.
+    """
+    try:
+        raw = msgspec.json.decode(body)
+        request = msgspec.convert(raw, ChatRequest)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        field = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else None
+        raise RequestError(f"request body: {text}", param=field) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"request body is not valid JSON: {error}") from error
+    _check_ranges(request)
+    return request, raw
+
+
+def _check_ranges(request: ChatRequest) -> None:
+    if not request.messages:
+        raise RequestError("messages must not be empty", param="messages")
+    ranges: list[tuple[str, float | None, float, float]] = [
+        ("temperature", request.temperature, 0.0, 2.0),
+        ("top_p", request.top_p, 0.0, 1.0),
+        ("max_tokens", request.max_tokens, 1, 1 << 20),
+        ("max_completion_tokens", request.max_completion_tokens, 1, 1 << 20),
+        ("top_logprobs", request.top_logprobs, 0, 20),
+        ("n", request.n, 1, 1),
+    ]
+    for name, value, low, high in ranges:
+        if value is not None and not low <= value <= high:
+            raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+
+
+class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one chunk adds."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class TopLogprob(msgspec.Struct, kw_only=True):
+    """One alternative token: natural-log probability and its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob, kw_only=True):
+    """One emitted token with its alternatives, most likely first."""
+
+    top_logprobs: list[TopLogprob] = []
+
+
+class ChoiceLogprobs(msgspec.Struct, kw_only=True):
+    """Log-probabilities of the tokens of one choice or chunk."""
+
+    content: list[TokenLogprob]
+
+
+class UsageBody(msgspec.Struct, kw_only=True):
+    """The OpenAI `usage` object."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChunkChoice(msgspec.Struct, kw_only=True):
+    """One choice of a streamed chunk."""
+
+    index: int = 0
+    delta: Delta
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: str | None = None
+
+
+class ChatChunk(msgspec.Struct, kw_only=True):
+    """`chat.completion.chunk`."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    object: str = "chat.completion.chunk"
+    usage: UsageBody | None = None
+
+
+class AssistantMessage(msgspec.Struct, kw_only=True):
+    """The answer of a completed choice."""
+
+    content: str
+    role: str = "assistant"
+
+
+class Choice(msgspec.Struct, kw_only=True):
+    """One choice of a completed answer."""
+
+    message: AssistantMessage
+    index: int = 0
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: str | None = None
+
+
+class ChatCompletion(msgspec.Struct, kw_only=True):
+    """`chat.completion`."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: UsageBody
+    object: str = "chat.completion"
+
+
+class ModelCard(msgspec.Struct, kw_only=True):
+    """One entry of `GET /v1/models`."""
+
+    id: str
+    created: int
+    owned_by: str = "fungible"
+    object: str = "model"
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """`GET /v1/models`."""
+
+    data: list[ModelCard]
+    object: str = "list"

@@ -1,0 +1,53 @@
+"""Server-sent events (WHATWG HTML, section 9.2), as much as the OpenAI contract uses."""
+
+from collections.abc import Iterator
+
+DONE = b"data: [DONE]\n\n"
+
+
+class FrameSplitter:
+    """Cuts a byte stream into whole events, whatever the chunking of the network.
+
+    `feed` returns complete events with their closing blank line, byte for byte as received.
+    `rest` holds what has no closing blank line yet; it is not empty after a cut stream.
+    """
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Whole events completed by `chunk`."""
+        buffer = self.rest + chunk
+        frames = list(_cut(buffer))
+        self.rest = buffer[sum(map(len, frames)) :]
+        return frames
+
+
+def _cut(buffer: bytes) -> Iterator[bytes]:
+    start = 0
+    while True:
+        ends = [
+            at + len(mark)
+            for mark in (b"\n\n", b"\r\n\r\n")
+            if (at := buffer.find(mark, start)) >= 0
+        ]
+        if not ends:
+            return
+        end = min(ends)
+        yield buffer[start:end]
+        start = end
+
+
+def frame_data(frame: bytes) -> bytes | None:
+    """The `data` of one event (lines joined by newline), or `None` for comments and the like."""
+    lines = [
+        line[5:].removeprefix(b" ")
+        for line in frame.replace(b"\r\n", b"\n").split(b"\n")
+        if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def encode_frame(data: bytes) -> bytes:
+    """`data` (one line of JSON) as one event."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,1 @@
+"""The control process: state, shipping, pricing, migrations."""

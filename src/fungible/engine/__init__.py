@@ -1,0 +1,1 @@
+"""Runs one artifact on one local target and speaks the serving contract."""

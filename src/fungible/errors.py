@@ -1,0 +1,201 @@
+"""The whole error tree.
+
+::
+
+    FungibleError
+    ├── InputError               exit 2, HTTP 400   something the user wrote is wrong
+    │   ├── ConfigError                             fungible.toml, a price sheet, a suite
+    │   ├── ArtifactError                           a checkpoint or an artifact
+    │   ├── RequestError                            one HTTP request
+    │   │   ├── AuthError               HTTP 401
+    │   │   ├── UnknownModelError       HTTP 404
+    │   │   └── UnsupportedError        HTTP 400    the backend would silently ignore a field
+    │   └── QueryError                              SQL the ledger refused
+    ├── RefusedError             exit 3, HTTP 409   the evidence does not allow it
+    ├── UnavailableError         exit 4, HTTP 503   something needed is not there
+    │   ├── PortInUseError
+    │   ├── DiskError               HTTP 507
+    │   ├── StartupError                            a child process did not come up
+    │   └── MissingExtraError                       an optional dependency is not installed
+    └── UpstreamError            exit 4, HTTP 502   a backend failed
+        ├── UpstreamBusyError       HTTP 429  transient
+        ├── UpstreamTimeoutError    HTTP 504  transient
+        ├── UpstreamConnectError    HTTP 502  transient
+        ├── UpstreamRejectedError   as it said, terminal
+        └── StreamBrokenError       HTTP 502  terminal once a token went out
+
+`transient` decides retry and fallback. Every error maps to one OpenAI error body
+(`to_openai`) and one process exit code (`exit_code`).
+"""
+
+from typing import Any, ClassVar
+
+
+class FungibleError(Exception):
+    """Base of every error that Fungible raises on purpose.
+
+    Args:
+        message: What is wrong, naming the file, line or field.
+        hint: What to do about it; printed as `hint: …`.
+        param: The request field at fault, for the OpenAI error body.
+    """
+
+    exit_code: ClassVar[int] = 1
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    transient: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def to_openai(self) -> dict[str, Any]:
+        """The error body of the OpenAI API: `{"error": {message, type, param, code}}`."""
+        message = f"{self.message} hint: {self.hint}" if self.hint else self.message
+        body = {"message": message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": body}
+
+
+class InputError(FungibleError):
+    """Something the user wrote is wrong."""
+
+    exit_code = 2
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class ConfigError(InputError):
+    """A configuration file, price sheet or suite is malformed."""
+
+    code = "invalid_config"
+
+
+class ArtifactError(InputError):
+    """A checkpoint or an artifact cannot be read or does not match its digests."""
+
+    code = "invalid_artifact"
+
+
+class RequestError(InputError):
+    """One HTTP request is malformed."""
+
+
+class AuthError(RequestError):
+    """The API key is missing, unknown or expired."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class UnknownModelError(RequestError):
+    """No route serves this model for this key."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class UnsupportedError(RequestError):
+    """The backend cannot honour a field that the request depends on."""
+
+    code = "unsupported"
+
+
+class QueryError(InputError):
+    """The ledger's engine refused a query."""
+
+    code = "invalid_query"
+
+
+class RefusedError(FungibleError):
+    """The evidence does not allow what was asked."""
+
+    exit_code = 3
+    status = 409
+    type = "invalid_request_error"
+    code = "refused"
+
+
+class UnavailableError(FungibleError):
+    """Something that is needed is not there."""
+
+    exit_code = 4
+    status = 503
+    code = "unavailable"
+
+
+class PortInUseError(UnavailableError):
+    """Another process listens on the address."""
+
+    code = "port_in_use"
+
+
+class DiskError(UnavailableError):
+    """The disk is full or refuses writes."""
+
+    status = 507
+    code = "disk_full"
+
+
+class StartupError(UnavailableError):
+    """A child process ended or stayed silent before it was ready."""
+
+    code = "startup_failed"
+
+
+class MissingExtraError(UnavailableError):
+    """An optional dependency is not installed."""
+
+    code = "missing_extra"
+
+
+class UpstreamError(FungibleError):
+    """A backend failed to answer."""
+
+    exit_code = 4
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+
+
+class UpstreamBusyError(UpstreamError):
+    """The backend is at its limit (429 or 503)."""
+
+    status = 429
+    code = "upstream_busy"
+    transient = True
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The backend did not answer in time."""
+
+    status = 504
+    code = "upstream_timeout"
+    transient = True
+
+
+class UpstreamConnectError(UpstreamError):
+    """The backend could not be reached, or closed before it answered."""
+
+    code = "upstream_unreachable"
+    transient = True
+
+
+class UpstreamRejectedError(UpstreamError):
+    """The backend refused the request itself; another backend would too."""
+
+    code = "upstream_rejected"
+
+    def __init__(self, message: str, *, status: int = 400, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class StreamBrokenError(UpstreamError):
+    """The stream ended before the backend said it was complete."""
+
+    code = "stream_broken"

@@ -1,0 +1,1 @@
+"""The HTTP edge: the contract that product code sees."""

@@ -1,0 +1,1 @@
+"""Moves traffic by evidence: shadow, canary, promoted, or refused."""

@@ -1,0 +1,1 @@
+"""Who answers: the route table, the policy, admission, and the one dispatch path."""
