@@ -125,8 +125,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key: dict[str, KeySettings] = {}
 
     def content_hash(self) -> str:
-        """16 hexadecimal digits over the canonical JSON of every setting."""
-        data = msgspec.json.encode(self, order="deterministic")
+        """16 hexadecimal digits over the canonical JSON of every setting.
+
+        The address that a local engine picked is left out: it changes at every start.
+        """
+        backends = {
+            name: msgspec.structs.replace(backend, url="") if backend.engine else backend
+            for name, backend in self.backend.items()
+        }
+        same = msgspec.structs.replace(self, backend=backends)
+        data = msgspec.json.encode(same, order="deterministic")
         return hashlib.sha256(data).hexdigest()[:16]
 
     def home_path(self) -> Path:
@@ -158,21 +166,24 @@ def binding_of(name: str, backend: BackendSettings) -> str:
 
 
 def load_config(path: Path) -> Config:
-    """The checked configuration; relative paths in it are relative to the file.
+    """The checked configuration from TOML, or from JSON as `fungible up` resolves it.
+
+    Relative paths in it are relative to the file.
 
     Raises:
         ConfigError: The file is missing or malformed; names the file and the field.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = msgspec.json.decode(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: no such file", hint="run `fungible quickstart`, or pass --config"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:

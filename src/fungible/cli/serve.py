@@ -1,0 +1,92 @@
+"""How every server process of ours starts, says that it is ready, and stops."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import click
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+
+from fungible.errors import PortInUseError, UnavailableError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one.
+
+    Raises:
+        PortInUseError: Somebody else listens there.
+        UnavailableError: The address cannot be bound at all.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"{host}:{port} is in use by another process",
+                hint="stop that process, or choose another port (0 picks a free one)",
+            ) from error
+        raise UnavailableError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    sock.listen(1024)
+    return sock
+
+
+def run_server(
+    app: ASGIApp, sock: socket.socket, *, name: str, before_ready: Callable[[], None] | None = None
+) -> None:
+    """Serve until SIGINT, SIGTERM, or the end of standard input when it is a pipe.
+
+    Prints one line of JSON when requests are answered: `{"event": "ready", "name", "url", "pid"}`.
+    A parent that keeps our stdin open therefore takes us along when it is killed.
+    """
+    host, port = sock.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, ws="none"
+        )
+    )
+    asyncio.run(_serve(server, sock, name, url, before_ready))
+
+
+async def _serve(
+    server: uvicorn.Server,
+    sock: socket.socket,
+    name: str,
+    url: str,
+    before_ready: Callable[[], None] | None,
+) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event
+        await asyncio.sleep(0.01)
+    if server.started:
+        if before_ready is not None:
+            before_ready()
+        line = {"event": "ready", "name": name, "url": url, "pid": os.getpid()}
+        click.echo(msgspec.json.encode(line).decode())
+        _stop_with_parent(server)
+    await serving
+
+
+def _stop_with_parent(server: uvicorn.Server) -> None:
+    """End the server when our stdin, if it is a pipe, is closed by the parent's death."""
+    if os.environ.get("FUNGIBLE_SUPERVISED") != "1":
+        return
+
+    def closed() -> None:
+        with contextlib.suppress(OSError):
+            if os.read(sys.stdin.fileno(), 4096):
+                return
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        server.should_exit = True
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), closed)
