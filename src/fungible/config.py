@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fungible.contract.target import parse_target
-from fungible.errors import ConfigError
+from fungible.errors import ConfigError, InputError
 
 DEFAULT_HOME = Path(".fungible")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -215,7 +215,10 @@ def check_config(config: Config, where: str) -> None:
 
 def _check_backend(where: str, backend: BackendSettings) -> None:
     if backend.engine is not None:
-        parse_target(backend.engine.target)
+        try:
+            parse_target(backend.engine.target)
+        except InputError as error:
+            raise ConfigError(f"{where}.engine: {error.message}", hint=error.hint) from error
     elif backend.kind == "openai_http" and not re.match(r"https?://", backend.url):
         raise ConfigError(f"{where}.url must be http:// or https://, or give it an engine")
     if backend.max_concurrency < 1:
