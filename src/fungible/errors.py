@@ -9,6 +9,7 @@
     │   ├── RequestError                            one HTTP request
     │   │   ├── AuthError               HTTP 401
     │   │   ├── UnknownModelError       HTTP 404
+    │   │   ├── ContextLengthError      HTTP 400    the prompt leaves no room for an answer
     │   │   └── UnsupportedError        HTTP 400    the backend would silently ignore a field
     │   └── QueryError                              SQL the ledger refused
     ├── RefusedError             exit 3, HTTP 409   the evidence does not allow it
@@ -22,7 +23,8 @@
         ├── UpstreamTimeoutError    HTTP 504  transient
         ├── UpstreamConnectError    HTTP 502  transient
         ├── UpstreamRejectedError   as it said, terminal
-        └── StreamBrokenError       HTTP 502  terminal once a token went out
+        ├── StreamBrokenError       HTTP 502  terminal once a token went out
+        └── EngineError             HTTP 500  our own engine failed in a step
 
 `transient` decides retry and fallback. Every error maps to one OpenAI error body
 (`to_openai`) and one process exit code (`exit_code`).
@@ -97,6 +99,12 @@ class UnknownModelError(RequestError):
 
     status = 404
     code = "model_not_found"
+
+
+class ContextLengthError(RequestError):
+    """The prompt is longer than the context, or leaves no room for an answer."""
+
+    code = "context_length_exceeded"
 
 
 class UnsupportedError(RequestError):
@@ -199,3 +207,10 @@ class StreamBrokenError(UpstreamError):
     """The stream ended before the backend said it was complete."""
 
     code = "stream_broken"
+
+
+class EngineError(UpstreamError):
+    """The local engine's runtime failed while it worked on a request."""
+
+    status = 500
+    code = "engine_error"
