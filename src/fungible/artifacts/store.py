@@ -1,0 +1,122 @@
+"""Where artifacts live: one directory per artifact, found by digest, name or path.
+
+A build happens in a temporary directory inside the store and is renamed into place at its
+end, so a directory with a manifest is always complete. One process builds at a time.
+"""
+
+import contextlib
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fungible.artifacts.manifest import MANIFEST, Manifest, load_manifest
+from fungible.errors import ArtifactError, DiskError
+
+_BUILDING = ".build-"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHORT = 16
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write below `path` into a `DiskError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        hint = "free some space, or choose another --home" if full else ""
+        raise DiskError(f"{path}: {error.strerror or error}", hint=hint) from error
+
+
+class ArtifactStore:
+    """A directory of artifacts; it is made when something is first written to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def list(self) -> list[tuple[Path, Manifest]]:
+        """Every complete artifact, newest first."""
+        found = [
+            (path.parent, load_manifest(path.parent)) for path in self.root.glob(f"*/{MANIFEST}")
+        ]
+        complete = [(path, manifest) for path, manifest in found if path.name[0] != "."]
+        return sorted(complete, key=lambda pair: (pair[1].created, pair[1].digest), reverse=True)
+
+    def resolve(self, ref: str) -> Path:
+        """The directory of the artifact that `ref` names.
+
+        `ref` is a path, `sha256:` with at least 8 digits of the digest, or a name; of
+        several artifacts with the same name, the newest.
+
+        Raises:
+            ArtifactError: Nothing or more than one digest matches; lists what there is.
+        """
+        if (Path(ref) / MANIFEST).is_file():
+            return Path(ref)
+        artifacts = self.list()
+        if ref.startswith("sha256:"):
+            matches = [path for path, manifest in artifacts if manifest.digest.startswith(ref)]
+            if len(ref) < len("sha256:") + 8 or len(matches) > 1:
+                raise ArtifactError(f"artifact {ref!r} is ambiguous", hint="give more digits")
+        else:
+            matches = [path for path, manifest in artifacts if manifest.name == ref][:1]
+        if not matches:
+            known = ", ".join(f"{m.name} ({m.digest[:23]})" for _, m in artifacts) or "none yet"
+            raise ArtifactError(
+                f"artifact {ref!r}: no directory with a manifest, and not in the store {self.root}",
+                hint=f"in the store: {known}; `fungible artifact build` makes one",
+            )
+        return matches[0]
+
+    def find(self, source_digest: str, recipe: int, variants: Sequence[str]) -> Path | None:
+        """An artifact of the same checkpoint and recipe that has at least these variants."""
+        for path, manifest in self.list():
+            same = (manifest.source_digest, manifest.recipe) == (source_digest, recipe)
+            if same and set(variants) <= set(manifest.variants):
+                return path
+        return None
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Path]:
+        """An empty directory to build in; it and its content are gone when the block ends.
+
+        What a killed build left behind is removed first.
+        """
+        with disk_errors(self.root):
+            for left in self.root.glob(f"{_BUILDING}*"):
+                shutil.rmtree(left)
+            directory = self.root / f"{_BUILDING}now"
+            directory.mkdir()
+        try:
+            with disk_errors(self.root):
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to build; waits for another process that holds it."""
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("ab")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def adopt(self, directory: Path, manifest: Manifest) -> Path:
+        """Move a finished build to its place; if it is there already, keep that one."""
+        final = self.root / manifest.digest.removeprefix("sha256:")[:_SHORT]
+        if not (final / MANIFEST).exists():
+            directory.rename(final)
+        return final
+
+    def require_space(self, needed: int) -> None:
+        """Raise `DiskError` when the store's disk has less than `needed` bytes free."""
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise DiskError(
+                f"{self.root}: the build needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
+                hint="free some space, or choose another --home",
+            )
