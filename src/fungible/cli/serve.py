@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 import msgspec
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fungible.errors import PortInUseError, UnavailableError
 
@@ -47,15 +47,43 @@ def run_server(
 
     Prints one line of JSON when requests are answered: `{"event": "ready", "name", "url", "pid"}`.
     A parent that keeps our stdin open therefore takes us along when it is killed.
+    Endless responses end when `scope["extensions"]["fungible.stopping"]`, an `asyncio.Event`,
+    is set: that is the moment the server begins to stop.
     """
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    server = uvicorn.Server(
+    stopping = asyncio.Event()
+    server = _Server(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, ws="none"
-        )
+            _announcing(app, stopping),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        ),
+        stopping,
     )
     asyncio.run(_serve(server, sock, name, url, before_ready))
+
+
+class _Server(uvicorn.Server):
+    """Says that it stops before it waits for open responses to end."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
+def _announcing(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
+    async def announced(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("extensions", {})["fungible.stopping"] = stopping
+        await app(scope, receive, send)
+
+    return announced
 
 
 async def _serve(
