@@ -113,6 +113,36 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     expires: str = ""
 
 
+class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a migration moves on, and when it turns back. Fixed before it starts.
+
+    Attributes:
+        shadow_share: Share of requests copied to the candidate while it is in shadow.
+        shadow_margin: Largest loss of online health that still counts as held, in score points.
+        shadow_min_pairs: Pairs to see before any promotion out of shadow.
+        canary_steps: Shares of traffic that the candidate gets, one step after the other.
+        canary_margin: The same as `shadow_margin` for the attempts of real traffic.
+        canary_min_attempts: Attempts of the candidate to see at each step.
+        promote_at: E-value at which the candidate has held (20: wrong at most 1 time in 20).
+        rollback_at: E-value at which it has not.
+        trip_after: Failures of the candidate in a row that end a migration at once.
+        max_pairs: Pairs per stage without a decision before it turns back.
+        max_stage_s: Seconds per stage without a decision before it turns back.
+    """
+
+    shadow_share: float = 1.0
+    shadow_margin: float = 0.05
+    shadow_min_pairs: int = 60
+    canary_steps: tuple[float, ...] = (0.25, 0.5)
+    canary_margin: float = 0.10
+    canary_min_attempts: int = 15
+    promote_at: float = 20.0
+    rollback_at: float = 20.0
+    trip_after: int = 5
+    max_pairs: int = 2000
+    max_stage_s: float = 86_400.0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of `fungible.toml`. Names are the tables' keys."""
 
@@ -123,6 +153,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backend: dict[str, BackendSettings] = {}
     route: dict[str, RouteSettings] = {}
     key: dict[str, KeySettings] = {}
+    migration: MigrationPolicy = MigrationPolicy()
 
     def content_hash(self) -> str:
         """16 hexadecimal digits over the canonical JSON of every setting.
@@ -205,6 +236,7 @@ def check_config(config: Config, where: str) -> None:
         _check_backend(f"{where}: backend.{name}", backend)
     for model, route in config.route.items():
         _check_route(f"{where}: route.{model}", route, config)
+    _check_migration(f"{where}: migration", config.migration)
     for name, key in config.key.items():
         if not re.fullmatch(r"[0-9a-f]{64}", key.hash):
             raise ConfigError(
@@ -232,3 +264,25 @@ def _check_route(where: str, route: RouteSettings, config: Config) -> None:
             raise ConfigError(f"{where}: unknown backend {name!r}", hint=f"declared: {known}")
     if any(weight < 0 for weight in route.weights.values()):
         raise ConfigError(f"{where}.weights must not be negative")
+
+
+def _check_migration(where: str, policy: MigrationPolicy) -> None:
+    for name in ("shadow_margin", "canary_margin"):
+        if not 0.0 < getattr(policy, name) < 1.0:
+            raise ConfigError(f"{where}.{name} must be between 0 and 1")
+    if not 0.0 < policy.shadow_share <= 1.0:
+        raise ConfigError(f"{where}.shadow_share must be above 0 and at most 1")
+    steps = policy.canary_steps
+    if not steps or list(steps) != sorted(set(steps)) or not (steps[0] > 0 and steps[-1] < 1):
+        raise ConfigError(
+            f"{where}.canary_steps must grow and lie between 0 and 1",
+            hint="for example [0.25, 0.5]; the last step is always 1",
+        )
+    for name in ("promote_at", "rollback_at"):
+        if getattr(policy, name) <= 1.0:
+            raise ConfigError(f"{where}.{name} must be above 1")
+    for name in ("shadow_min_pairs", "canary_min_attempts", "trip_after", "max_pairs"):
+        if getattr(policy, name) < 1:
+            raise ConfigError(f"{where}.{name} must be at least 1")
+    if policy.max_stage_s <= 0:
+        raise ConfigError(f"{where}.max_stage_s must be above 0")
