@@ -1,0 +1,121 @@
+"""`fungible engine`: serve one artifact on one target."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fungible.artifacts.manifest import load_manifest
+from fungible.artifacts.store import ArtifactStore
+from fungible.cli.serve import bind, run_server
+from fungible.config import DEFAULT_HOME, EngineSettings
+from fungible.contract.target import parse_target
+from fungible.errors import ArtifactError, MissingExtraError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+_LIBRARIES = {"jinja2", "numpy", "safetensors", "tokenizers"}
+
+
+@click.group()
+def engine() -> None:
+    """Serve one artifact on one target."""
+
+
+@engine.command()
+@click.option("--artifact", required=True, help="Path, sha256:… or name of an artifact.")
+@click.option("--variant", default="f32", show_default=True, help="Precision to serve.")
+@click.option("--target", default="onnxruntime:cpu", show_default=True, help="RUNTIME:DEVICE.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, show_default=True, help="Port; 0 picks a free one.")
+@click.option("--slots", default=8, show_default=True, help="Requests decoded at once.")
+@click.option("--context", default=1024, show_default=True, help="Tokens, prompt plus answer.")
+@click.option("--threads", default=2, show_default=True, help="CPU threads of one step.")
+@click.option("--queue", default=128, show_default=True, help="Requests that may wait for a slot.")
+@click.option(
+    "--model-name", default="", help="What clients ask for; default: the artifact's name."
+)
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_HOME,
+    show_default=True,
+    help="Directory with the artifact store.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Errors as JSON on stdout, too.")
+def serve(
+    *,
+    artifact: str,
+    variant: str,
+    target: str,
+    host: str,
+    port: int,
+    slots: int,
+    context: int,
+    threads: int,
+    queue: int,
+    model_name: str,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Serve the OpenAI contract from ARTIFACT until SIGINT or SIGTERM.
+
+    Prints one line of JSON with the address when it is ready.
+    """
+    del as_json  # read by the error reporter
+    settings = EngineSettings(
+        artifact=artifact,
+        target=str(parse_target(target)),
+        variant=variant,
+        slots=slots,
+        context=context,
+        threads=threads,
+    )
+    directory = ArtifactStore(home / "artifacts").resolve(artifact)
+    sock = bind(host, port)  # before the model is loaded: a taken port fails at once
+    with sock:
+        app = _load(directory, settings, queue, model_name)
+        run_server(app, sock, name="engine")
+
+
+def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str) -> "Starlette":
+    """The application with its model in memory."""
+    try:
+        from fungible.engine.runtimes.registry import open_runtime  # noqa: PLC0415  # numpy
+        from fungible.engine.scheduler import Scheduler  # noqa: PLC0415  # numpy, tokenizers
+        from fungible.engine.server import build_app  # noqa: PLC0415  # numpy, tokenizers
+        from fungible.engine.tokenizer import ChatTokenizer  # noqa: PLC0415  # tokenizers, jinja2
+    except ModuleNotFoundError as error:
+        if error.name not in _LIBRARIES:
+            raise
+        raise MissingExtraError(
+            f"serving needs {error.name}, which is not installed",
+            hint="pip install 'fungible[engine,onnxruntime]'",
+        ) from error
+    manifest = load_manifest(directory)
+    if settings.variant not in manifest.variants:
+        raise ArtifactError(
+            f"{directory}: no variant {settings.variant!r}",
+            hint=f"it has: {', '.join(manifest.variants)}",
+        )
+    tokenizer = ChatTokenizer(directory, manifest.config)
+    runtime = open_runtime(
+        directory,
+        settings.variant,
+        parse_target(settings.target),
+        slots=settings.slots,
+        context=settings.context,
+        threads=settings.threads,
+    )
+    scheduler = Scheduler(
+        runtime, tokenizer, eos_ids=frozenset(manifest.config.eos_ids), max_waiting=queue
+    )
+    return build_app(
+        scheduler,
+        tokenizer,
+        manifest,
+        model_name=model_name,
+        target=settings.target,
+        variant=settings.variant,
+    )

@@ -1,0 +1,137 @@
+"""Counters of the engine in Prometheus text format (version 0.0.4).
+
+Names are vLLM's where the meaning is the same, so that its dashboards and autoscalers work
+here unchanged; what vLLM does not have is named `fungible:…`. One thread writes a metric;
+any thread may read.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_LATENCY = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_PER_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class Metric:
+    """One number that goes up, or up and down.
+
+    Args:
+        kind: `counter` or `gauge`.
+        labels: Labels of this sample beside the model's name.
+    """
+
+    def __init__(self, name: str, kind: str, help_text: str, labels: str = "") -> None:
+        self.name = name
+        self.kind = kind
+        self.help = help_text
+        self.value = 0.0
+        self._labels = labels
+
+    def samples(self, common: str) -> Iterator[str]:
+        """Lines of the text format."""
+        labels = f"{common},{self._labels}" if self._labels else common
+        yield f"{self.name}{{{labels}}} {_number(self.value)}"
+
+
+class Histogram:
+    """A cumulative histogram with fixed upper bounds."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
+        self.name = name
+        self.help = help_text
+        self.sum = 0.0
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def samples(self, common: str) -> Iterator[str]:
+        """Lines of the text format."""
+        total = 0
+        for bound, count in zip((*self._bounds, None), list(self._counts), strict=True):
+            total += count
+            edge = "+Inf" if bound is None else _number(bound)
+            yield f'{self.name}_bucket{{{common},le="{edge}"}} {total}'
+        yield f"{self.name}_sum{{{common}}} {_number(self.sum)}"
+        yield f"{self.name}_count{{{common}}} {total}"
+
+
+class EngineMetrics:
+    """Everything that `/metrics` shows; the scheduler's worker writes it."""
+
+    def __init__(self) -> None:
+        self.running = Metric("vllm:num_requests_running", "gauge", "Requests that hold a slot.")
+        self.waiting = Metric("vllm:num_requests_waiting", "gauge", "Requests in the queue.")
+        self.cache_usage = Metric(
+            "vllm:kv_cache_usage_perc", "gauge", "Key/value cache in use; 1 is all of it."
+        )
+        self.prompt_tokens = Metric("vllm:prompt_tokens_total", "counter", "Prompt tokens run.")
+        self.generation_tokens = Metric(
+            "vllm:generation_tokens_total", "counter", "Tokens generated."
+        )
+        self.finished = {
+            reason: Metric(
+                "vllm:request_success_total",
+                "counter",
+                "Requests that ended, by reason.",
+                f'finished_reason="{reason}"',
+            )
+            for reason in ("stop", "length", "abort", "error")
+        }
+        self.first_token = Histogram(
+            "vllm:time_to_first_token_seconds", "Submission to first token.", _LATENCY
+        )
+        self.inter_token = Histogram(
+            "vllm:inter_token_latency_seconds", "One token to the next.", _PER_TOKEN
+        )
+        self.queue_time = Histogram(
+            "vllm:request_queue_time_seconds", "Submission to slot.", _LATENCY
+        )
+        self.request_time = Histogram(
+            "vllm:e2e_request_latency_seconds", "Submission to last token.", _LATENCY
+        )
+        self.step_tokens = Histogram(
+            "vllm:iteration_tokens_total", "Prompt and generated tokens a step.", _TOKENS
+        )
+        self.step_time = Histogram("fungible:step_seconds", "Duration of a step.", _PER_TOKEN)
+        self.prefill_time = Metric(
+            "fungible:prefill_seconds_total", "counter", "Time in the runtime on prompts."
+        )
+        self.decode_time = Metric(
+            "fungible:decode_seconds_total", "counter", "Time in the runtime on generated tokens."
+        )
+        self.step_failures = Metric(
+            "fungible:step_failures_total", "counter", "Steps in which the runtime failed."
+        )
+
+    def render(self, model: str) -> bytes:
+        """The whole page."""
+        escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        common = f'model_name="{escaped}"'
+        lines: list[str] = []
+        named = ""
+        for metric in self._all():
+            if metric.name != named:
+                named = metric.name
+                lines += [f"# HELP {named} {metric.help}", f"# TYPE {named} {metric.kind}"]
+            lines += metric.samples(common)
+        return "\n".join([*lines, ""]).encode()
+
+    def _all(self) -> Iterator[Metric | Histogram]:
+        for value in vars(self).values():
+            if isinstance(value, dict):
+                yield from value.values()
+            else:
+                yield value
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)

@@ -1,0 +1,284 @@
+"""Continuous batching: one worker thread that keeps a runtime's slots busy.
+
+A step admits waiting requests to free slots, runs a bounded piece of the prompts that are not
+finished, then adds one token to every answer (Orca, Yu et al., 2022; the bounded piece is
+Sarathi-Serve's chunked prefill, Agrawal et al., 2024). Where a prompt is cut depends on the
+prompt alone, never on its neighbours, so an answer does not change with the load.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from fungible.engine.generation import Generation, GenerationRequest, Output, Sequence
+from fungible.engine.metrics import EngineMetrics
+from fungible.engine.runtimes.base import Logits, Runtime
+from fungible.engine.tokenizer import ChatTokenizer
+from fungible.errors import (
+    ContextLengthError,
+    EngineError,
+    FungibleError,
+    UnavailableError,
+    UpstreamBusyError,
+)
+
+PREFILL_CHUNK = 128
+_SICK_AFTER = 3  # steps that failed in a row
+_JOIN_S = 30.0
+_log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Runs generations on one runtime.
+
+    `start` and everything but the worker belong to one event loop. The worker owns the
+    runtime from `start` to `close`, which closes it.
+
+    Args:
+        eos_ids: Tokens that end an answer.
+        max_waiting: Requests that may wait for a slot; more are refused.
+        prefill_chunk: Most prompt tokens run between two decode steps.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: ChatTokenizer,
+        *,
+        eos_ids: frozenset[int],
+        max_waiting: int = 128,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        self.metrics = EngineMetrics()
+        self.limits = runtime.limits
+        self._runtime = runtime
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._max_waiting = max_waiting
+        self._chunk = prefill_chunk
+        self._wake = threading.Condition()
+        self._waiting: deque[Generation] = deque()
+        self._active: dict[int, Sequence] = {}
+        self._free = list(range(runtime.limits.slots))
+        self._mail: list[tuple[Generation, Output | FungibleError]] = []
+        self._failures = 0
+        self._closing = False
+        self._dead: FungibleError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker; answers are delivered to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Fail what is unfinished, end the worker and close the runtime."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.ident is None:
+            self._runtime.close()
+        else:
+            await asyncio.to_thread(self._thread.join, _JOIN_S)
+
+    def problem(self) -> str:
+        """Why the engine cannot work at the moment, or nothing."""
+        if self._dead is not None:
+            return self._dead.message
+        if self._failures >= _SICK_AFTER:
+            return f"the last {self._failures} steps failed"
+        return ""
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request.
+
+        Raises:
+            ContextLengthError: The prompt leaves no room for an answer.
+            UpstreamBusyError: The queue is full.
+            UnavailableError: The engine has stopped.
+        """
+        context = self.limits.context
+        if len(request.prompt) >= context:
+            raise ContextLengthError(
+                f"the prompt is {len(request.prompt)} tokens long; the context holds {context}, "
+                "prompt and answer together",
+                hint="shorten the messages, or serve with a larger --context",
+                param="messages",
+            )
+        generation = Generation(request)
+        with self._wake:
+            if self._dead is not None or self._closing:
+                reason = self._dead.message if self._dead else "it is shutting down"
+                raise UnavailableError(f"the engine takes no requests: {reason}")
+            if len(self._waiting) >= self._max_waiting:
+                raise UpstreamBusyError(
+                    f"{len(self._waiting)} requests wait already", hint="try again in a second"
+                )
+            self._waiting.append(generation)
+            self._wake.notify()
+        return generation
+
+    def _work(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._step()
+            self._dead = EngineError("the engine is shutting down")
+        except Exception as error:  # noqa: BLE001  # told to every request and to /health
+            _log.exception("the engine's worker ended")
+            self._dead = EngineError(f"the engine stopped: {error}", hint="restart it")
+        finally:
+            self._abandon()
+            self._runtime.close()
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._closing or self._waiting or self._active):
+                self._wake.wait()
+            return not self._closing
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        self._reap()
+        self._admit(started)
+        prefilled = decoded = 0
+        try:
+            prefilled = self._prefill()
+            decoded = self._decode()
+            self._failures = 0 if prefilled or decoded else self._failures
+        except Exception as error:  # noqa: BLE001  # told to every request in the slots
+            _log.exception("a step failed")
+            self._fail_active(error)
+        self._post()
+        self._count(time.monotonic() - started, prefilled, decoded)
+
+    def _reap(self) -> None:
+        for sequence in [one for one in self._active.values() if one.generation.cancelled]:
+            self._finish(sequence, sequence.cancelled(), "abort")
+        with self._wake:
+            gone = [one for one in self._waiting if one.cancelled]
+            for generation in gone:
+                self._waiting.remove(generation)
+        for generation in gone:
+            self._mail.append((generation, Output(text="", finish_reason="cancelled")))
+            self.metrics.finished["abort"].value += 1
+
+    def _admit(self, now: float) -> None:
+        while self._free:
+            with self._wake:
+                if not self._waiting:
+                    return
+                generation = self._waiting.popleft()
+            request = generation.request
+            room = self.limits.context - len(request.prompt)
+            slot = self._free.pop(0)
+            self._active[slot] = Sequence(
+                generation, slot, min(request.max_tokens or room, room), self._tokenizer.stream()
+            )
+            self.metrics.queue_time.observe(now - generation.submitted)
+
+    def _prefill(self) -> int:
+        """Run at least one piece of a prompt if there is one; prompt tokens run."""
+        spent = 0
+        for sequence in [one for one in self._active.values() if one.prefilling]:
+            while sequence.prefilling:
+                piece = sequence.prompt[sequence.prefilled : sequence.prefilled + self._chunk]
+                if spent and spent + len(piece) > self._chunk:
+                    return spent
+                started = time.monotonic()
+                logits = self._runtime.prefill(sequence.slot, piece)
+                self.metrics.prefill_time.value += time.monotonic() - started
+                sequence.prefilled += len(piece)
+                spent += len(piece)
+            self._take(sequence, logits)
+        return spent
+
+    def _decode(self) -> int:
+        """Add a token to every answer whose prompt is through; tokens added."""
+        batch = [one for _, one in sorted(self._active.items()) if not one.prefilling]
+        if not batch:
+            return 0
+        tokens = np.array([one.last_token for one in batch], dtype=np.int64)
+        started = time.monotonic()
+        logits = self._runtime.decode([one.slot for one in batch], tokens)
+        self.metrics.decode_time.value += time.monotonic() - started
+        for row, sequence in enumerate(batch):
+            self._take(sequence, logits[row])
+        return len(batch)
+
+    def _take(self, sequence: Sequence, logits: Logits) -> None:
+        """Sample a sequence's next token and post what is due."""
+        try:
+            sampled = sequence.sampler.sample(logits)
+        except FungibleError as error:
+            self._finish(sequence, error, "error")
+            return
+        now = time.monotonic()
+        if sequence.produced:
+            self.metrics.inter_token.observe(now - sequence.last_time)
+        else:
+            self.metrics.first_token.observe(now - sequence.generation.submitted)
+        sequence.last_time = now
+        output = sequence.accept(sampled, self._eos_ids)
+        self.metrics.generation_tokens.value += 1
+        if output is None:
+            return
+        if output.finish_reason is None:
+            self._mail.append((sequence.generation, output))
+        else:
+            self.metrics.request_time.observe(now - sequence.generation.submitted)
+            self._finish(sequence, output, output.finish_reason)
+
+    def _finish(self, sequence: Sequence, last: Output | FungibleError, reason: str) -> None:
+        self._mail.append((sequence.generation, last))
+        self.metrics.finished[reason].value += 1
+        del self._active[sequence.slot]
+        self._runtime.release(sequence.slot)
+        self._free.append(sequence.slot)
+
+    def _fail_active(self, error: Exception) -> None:
+        """A step failed: what is in the slots cannot be trusted any more, so empty them."""
+        self._failures += 1
+        self.metrics.step_failures.value += 1
+        reason = error.message if isinstance(error, FungibleError) else repr(error)
+        failure = EngineError(f"the runtime failed: {reason}", hint="send the request again")
+        failure.__cause__ = error
+        for sequence in list(self._active.values()):
+            self._finish(sequence, failure, "error")
+
+    def _abandon(self) -> None:
+        """Fail everything that is left."""
+        assert self._dead is not None  # noqa: S101  # set by every way out of the worker
+        with self._wake:
+            left = [*self._waiting]
+            self._waiting.clear()
+        left += [sequence.generation for sequence in self._active.values()]
+        self._active.clear()
+        self._mail += [(generation, self._dead) for generation in left]
+        self._post()
+
+    def _post(self) -> None:
+        """Hand a step's outputs to the event loop, in one go."""
+        mail, self._mail = self._mail, []
+        if mail and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, mail)
+
+    def _count(self, seconds: float, prefilled: int, decoded: int) -> None:
+        metrics = self.metrics
+        if prefilled or decoded:
+            metrics.step_time.observe(seconds)
+            metrics.step_tokens.observe(prefilled + decoded)
+            metrics.prompt_tokens.value += prefilled
+        metrics.running.value = len(self._active)
+        metrics.waiting.value = len(self._waiting)
+        used = sum(one.prefilled + one.produced for one in self._active.values())
+        metrics.cache_usage.value = used / (self.limits.slots * self.limits.context)
+
+
+def _deliver(mail: list[tuple[Generation, Output | FungibleError]]) -> None:
+    for generation, item in mail:
+        generation.deliver(item)

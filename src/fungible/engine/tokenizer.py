@@ -1,0 +1,104 @@
+"""Conversations to tokens and back, from an artifact's `tokenizer.json` and chat template."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from tokenizers import Tokenizer
+
+from fungible.artifacts.manifest import ModelConfig
+from fungible.contract.openai import ChatMessage
+from fungible.engine.detokenizer import Detokenizer, Pieces
+from fungible.engine.template import ChatTemplate
+from fungible.errors import ArtifactError, UnsupportedError
+
+
+class ChatTokenizer:
+    """The text side of a model.
+
+    Args:
+        directory: An artifact with `tokenizer.json` and `chat_template.jinja`.
+        config: Names the first and last tokens of a text.
+
+    Raises:
+        ArtifactError: A file is missing or malformed; names it.
+    """
+
+    def __init__(self, directory: Path, config: ModelConfig) -> None:
+        path = directory / "tokenizer.json"
+        text = _read(path)
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+            decoder = msgspec.json.decode(text).get("decoder")
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ArtifactError(f"{path}: not a tokenizer: {error}") from error
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = frozenset(token for token, entry in added.items() if entry.special)
+        size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        vocabulary = [self._tokenizer.id_to_token(token) for token in range(size)]
+        self.pieces = Pieces(vocabulary, special, decoder, str(path))
+        template = directory / "chat_template.jinja"
+        self._template = ChatTemplate(
+            _read(template), where=str(template), tokens=_named_tokens(vocabulary, config)
+        )
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt as text, ending where the answer starts.
+
+        OpenAI's `developer` role is its newer name for `system`; templates know only the latter.
+
+        Raises:
+            RequestError: The template refuses the conversation.
+            UnsupportedError: A part of a message is not text.
+        """
+        turns = []
+        for at, message in enumerate(messages):
+            _check_text_only(at, message)
+            role = "system" if message.role == "developer" else message.role
+            turns.append({"role": role, "content": message.text()})
+        return self._template.render(turns)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text`; control tokens only where the text spells them out."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of whole `tokens`, control tokens left out."""
+        stream = self.stream()
+        return "".join(stream.push(token) for token in tokens)
+
+    def stream(self) -> Detokenizer:
+        """A fresh detokeniser for one answer."""
+        return Detokenizer(self.pieces)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path}: cannot be read: {error}",
+            hint="build the artifact again with `fungible artifact build`",
+        ) from error
+
+
+def _named_tokens(vocabulary: Sequence[str | None], config: ModelConfig) -> dict[str, str]:
+    ids = {"bos_token": config.bos_id, "eos_token": next(iter(config.eos_ids), None)}
+    return {
+        name: vocabulary[token] or ""
+        for name, token in ids.items()
+        if token is not None and token < len(vocabulary)
+    }
+
+
+def _check_text_only(at: int, message: ChatMessage) -> None:
+    if not isinstance(message.content, list):
+        return
+    for number, part in enumerate(message.content):
+        if part.get("type") != "text":
+            where = f"messages[{at}].content[{number}]"
+            raise UnsupportedError(
+                f"{where} is of type {part.get('type')!r}; this model reads only text",
+                param=where,
+            )
