@@ -1,0 +1,219 @@
+"""Ask the ledger, whoever has it open.
+
+The embedded engine belongs to one process. While `fungible control` runs, questions go to
+it over HTTP; otherwise the ledger is opened here, brought up to date, and asked directly.
+"""
+
+import http.client
+import re
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fungible.config import Config
+from fungible.errors import FungibleError, QueryError, UnavailableError
+from fungible.ledger.prices import load_book
+from fungible.ledger.pricing import reprice
+from fungible.ledger.ship import ship
+from fungible.ledger.store import Rows, Store, open_store
+
+TIMEOUT_S = 60.0
+_PARAMETER = re.compile(r"\{(\w+):[^{}]+\}")
+
+
+class Access(Protocol):
+    """An open way to the ledger; read-only. Close it after use."""
+
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        readonly: bool = True,
+        max_rows: int = 100_000,
+    ) -> Rows:
+        """Run one statement that reads; errors as `Store.query`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        ...
+
+
+class ControlAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """`<home>/run/control.json`: where the running control process answers."""
+
+    url: str
+    pid: int = 0
+
+
+def open_access(config: Config) -> Access:
+    """The way to the ledger of this configuration.
+
+    Raises:
+        UnavailableError: The ledger is open in a process that does not answer.
+        ConfigError: The price sheet or the ledger's address is malformed.
+    """
+    remote = _running_control(config)
+    return remote if remote is not None else DirectAccess(config)
+
+
+class DirectAccess:
+    """The ledger opened in this process: shipped, priced, then read-only."""
+
+    def __init__(self, config: Config) -> None:
+        book = load_book(config)
+        self._store: Store = open_store(config.ledger_dsn())
+        try:
+            self._store.migrate()
+            ship(config.spool_path(), self._store)
+            reprice(self._store, book, time.time_ns())
+        except FungibleError:
+            self._store.close()
+            raise
+
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        readonly: bool = True,
+        max_rows: int = 100_000,
+    ) -> Rows:
+        """Run one statement that reads."""
+        del readonly
+        return self._store.query(sql, params, readonly=True, max_rows=max_rows)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._store.close()
+
+
+class ControlAccess:
+    """The ledger behind a running control process."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url
+        self._token = token
+
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        readonly: bool = True,
+        max_rows: int = 100_000,
+    ) -> Rows:
+        """Run one statement that reads."""
+        del readonly
+        body = msgspec.json.encode({"query": bind(sql, params or {})})
+        status, data = _post(self._url, "/api/sql", body, self._token)
+        if status != 200:
+            raise _remote_error(self._url, status, data)
+        return decode_rows(data, max_rows)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def bind(sql: str, params: Mapping[str, Any]) -> str:
+    """`sql` with each `{name:Type}` replaced by its value as a literal.
+
+    Raises:
+        QueryError: A value is missing or has no literal.
+    """
+
+    def literal(match: re.Match[str]) -> str:
+        if match[1] not in params:
+            raise QueryError(f"the query's parameter {match[1]!r} has no value")
+        return _literal(params[match[1]])
+
+    return _PARAMETER.sub(literal, sql) if params else sql
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    raise QueryError(f"a query parameter cannot be a {type(value).__name__}")
+
+
+def decode_rows(data: bytes, max_rows: int) -> Rows:
+    """Rows from JSON; decimals travel as strings and become `Decimal` again."""
+    try:
+        rows = msgspec.json.decode(data, type=Rows)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnavailableError(f"control answered something else than rows: {error}") from error
+    decimals = [at for at, kind in enumerate(rows.types) if "Decimal(" in kind]
+    if decimals:
+        rows.rows = [_with_decimals(row, decimals) for row in rows.rows]
+    truncated = rows.truncated or len(rows.rows) > max_rows
+    return msgspec.structs.replace(rows, rows=rows.rows[:max_rows], truncated=truncated)
+
+
+def _with_decimals(row: tuple[Any, ...], decimals: list[int]) -> tuple[Any, ...]:
+    cells = list(row)
+    for at in decimals:
+        cells[at] = Decimal(cells[at]) if isinstance(cells[at], str | int) else cells[at]
+    return tuple(cells)
+
+
+def _running_control(config: Config) -> ControlAccess | None:
+    """The control process of this home, if there is one and it answers."""
+    run = config.home_path() / "run"
+    try:
+        address = msgspec.json.decode((run / "control.json").read_bytes(), type=ControlAddress)
+        token = (run / "control.token").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):  # no control runs here, or it is just starting
+        return None
+    try:
+        status, _ = _exchange(address.url, "GET", "/health", b"", token, timeout_s=5.0)
+    except (OSError, http.client.HTTPException):
+        return None
+    return ControlAccess(address.url, token) if status == 200 else None
+
+
+def _post(url: str, path: str, body: bytes, token: str) -> tuple[int, bytes]:
+    try:
+        return _exchange(url, "POST", path, body, token, timeout_s=TIMEOUT_S)
+    except (OSError, http.client.HTTPException) as error:
+        raise UnavailableError(
+            f"control at {url} does not answer: {error}", hint="check `fungible up`"
+        ) from error
+
+
+def _exchange(
+    url: str, method: str, path: str, body: bytes, token: str, *, timeout_s: float
+) -> tuple[int, bytes]:
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(
+        where.hostname or "", where.port or 80, timeout=timeout_s
+    )
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    try:
+        connection.request(method, path, body=body or None, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _remote_error(url: str, status: int, data: bytes) -> FungibleError:
+    try:
+        said = msgspec.json.decode(data)["error"]
+        message, code = str(said["message"]), said.get("code")
+    except (msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError):
+        message, code = data[:200].decode(errors="replace"), None
+    if status == 400 or code == QueryError.code:
+        return QueryError(message)
+    return UnavailableError(f"control at {url} answered {status}: {message}")
