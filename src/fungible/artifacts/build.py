@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fungible.artifacts.checkpoint import Checkpoint, expected_tensors, locate
 from fungible.artifacts.gguf_checkpoint import GGUFCheckpoint
@@ -15,17 +17,26 @@ from fungible.artifacts.manifest import (
     VARIANTS,
     FileEntry,
     Manifest,
+    Parity,
     Variant,
     content_digest,
     hash_file,
     llama_config_json,
     write_manifest,
 )
+from fungible.artifacts.onnx_graph import Weights, build_graph
+from fungible.artifacts.onnx_weights import FloatWeights, QuantisedWeights
+from fungible.artifacts.parity import REFERENCE, compare, parity_tokens, variant_logits
+from fungible.artifacts.quantize import SCHEMES, write_quantised
+from fungible.artifacts.stablehlo import export_programs
 from fungible.artifacts.store import ArtifactStore
-from fungible.artifacts.tensors import TensorSpec, TensorWriter
+from fungible.artifacts.tensors import TensorFile, TensorSpec, TensorWriter
 from fungible.errors import ArtifactError
 
 RECIPE = 1
+WEIGHTS = "model.safetensors"
+GRAPH = "model.onnx"
+_LIBRARIES = ("fungible", "gguf", "jax", "numpy", "onnx", "onnxruntime", "tokenizers")
 Progress = Callable[[str, int, int], None]
 
 
@@ -74,9 +85,11 @@ def build_artifact(
         found = store.find(source_digest, RECIPE, wanted)
         if found is not None:
             return found
+        store.require_space(_estimate(checkpoint, wanted))
         with store.building() as directory:
             files = _write_shared(checkpoint, directory)
-            built = {"f32": _write_f32(checkpoint, directory, report)}
+            built = {name: _write_variant(checkpoint, directory, name, report) for name in wanted}
+            built = _with_parity(checkpoint, directory, built, report)
             every = files | {path: e for v in built.values() for path, e in v.files.items()}
             manifest = Manifest(
                 name=checkpoint.name,
@@ -89,10 +102,18 @@ def build_artifact(
                 config=checkpoint.config,
                 files=files,
                 variants=built,
-                versions={"fungible": version("fungible")},
+                versions={name: version(name) for name in _LIBRARIES},
             )
             write_manifest(directory, manifest)
             return store.adopt(directory, manifest)
+
+
+def _estimate(checkpoint: Checkpoint, variants: Sequence[str]) -> int:
+    """Bytes that the build will write, rounded up."""
+    shapes = expected_tensors(checkpoint.config).values()
+    weights = sum(int(np.prod(shape)) for shape in shapes)
+    per_weight = {"f32": 4.0, "int8": 1.5, "int4": 1.25, "int4-naive": 1.0}
+    return int(weights * sum(per_weight[name] for name in variants)) + 16_000_000
 
 
 def _write_shared(checkpoint: Checkpoint, directory: Path) -> dict[str, FileEntry]:
@@ -102,21 +123,86 @@ def _write_shared(checkpoint: Checkpoint, directory: Path) -> dict[str, FileEntr
         "tokenizer.json": checkpoint.tokenizer_json,
         "chat_template.jinja": checkpoint.chat_template.encode(),
     }
-    entries = {}
-    for name, data in contents.items():
-        (directory / name).write_bytes(data)
-        entries[name] = FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    return entries
+    return {name: _write(directory / name, data) for name, data in contents.items()}
 
 
-def _write_f32(checkpoint: Checkpoint, directory: Path, report: Progress) -> Variant:
-    shapes = expected_tensors(checkpoint.config)
-    (directory / "f32").mkdir()
+def _write(path: Path, data: bytes) -> FileEntry:
+    path.write_bytes(data)
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def _write_variant(checkpoint: Checkpoint, directory: Path, name: str, report: Progress) -> Variant:
+    folder = directory / name
+    folder.mkdir()
+    if name == REFERENCE:
+        words, files = "none (float32)", _write_f32(checkpoint, folder, report)
+    else:
+        words, files = SCHEMES[name].words, _write_scheme(checkpoint, folder, name, report)
+    size = sum(entry.size for entry in files.values())
+    return Variant(
+        quantisation=words,
+        size=size,
+        files={f"{name}/{path}": entry for path, entry in files.items()},
+    )
+
+
+def _write_f32(checkpoint: Checkpoint, folder: Path, report: Progress) -> dict[str, FileEntry]:
+    """The weights once, and the two graphs that point at them."""
+    config = checkpoint.config
+    shapes = expected_tensors(config)
     specs = {name: TensorSpec("F32", shape) for name, shape in shapes.items()}
-    with TensorWriter(directory / "f32" / "model.safetensors", specs) as writer:
+    with TensorWriter(folder / WEIGHTS, specs) as writer:
         for done, name in enumerate(shapes):
-            report("f32 weights", done, len(shapes))
+            report("write f32", done, len(shapes))
             writer.add(name, checkpoint.read(name))
-        entry = writer.finish()
-    files = {"f32/model.safetensors": entry}
-    return Variant(quantisation="none (float32)", size=entry.size, files=files)
+        files = {WEIGHTS: writer.finish()}
+    files[GRAPH] = _write_graph(checkpoint, folder, FloatWeights(config, writer.regions))
+    report("export StableHLO", 0, 1)
+    return files | {path: hash_file(folder / path) for path in export_programs(config, folder)}
+
+
+def _write_scheme(
+    checkpoint: Checkpoint, folder: Path, name: str, report: Progress
+) -> dict[str, FileEntry]:
+    weights = TensorFile(folder.parent / REFERENCE / WEIGHTS)
+
+    def read(tensor: str) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = weights.read(tensor)
+        return values
+
+    scheme = SCHEMES[name]
+    entry, regions = write_quantised(
+        checkpoint,
+        read,
+        scheme,
+        folder / WEIGHTS,
+        lambda done, total: report(f"write {name}", done, total),
+    )
+    graph = QuantisedWeights(checkpoint.config, scheme, regions)
+    return {WEIGHTS: entry, GRAPH: _write_graph(checkpoint, folder, graph)}
+
+
+def _write_graph(checkpoint: Checkpoint, folder: Path, weights: Weights) -> FileEntry:
+    model = build_graph(checkpoint.config, weights, WEIGHTS)
+    return _write(folder / GRAPH, model.SerializeToString(deterministic=True))
+
+
+def _with_parity(
+    checkpoint: Checkpoint, directory: Path, variants: dict[str, Variant], report: Progress
+) -> dict[str, Variant]:
+    """The variants with their distance from the reference, measured in ONNX Runtime."""
+    if len(variants) == 1:
+        return variants
+    report("measure parity", 0, len(variants))
+    tokens = parity_tokens(directory, checkpoint.config)
+    reference = variant_logits(directory, REFERENCE, checkpoint.config, tokens)
+    measured: dict[str, Parity | None] = {REFERENCE: None}
+    for done, name in enumerate(variants, start=1):
+        if name != REFERENCE:
+            logits = variant_logits(directory, name, checkpoint.config, tokens)
+            measured[name] = compare(reference, logits)
+        report("measure parity", done, len(variants))
+    return {
+        name: msgspec.structs.replace(variant, parity=measured[name])
+        for name, variant in variants.items()
+    }

@@ -160,7 +160,7 @@ def _half_split_rows(rows: int, heads: int) -> NDArray[np.int64]:
 
 
 def _unpack_blocks(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> Blocks4:
-    """Blocks of 32 4-bit values as ggml packs them: half-precision scale (and minimum), then 16 bytes.
+    """Blocks of 32 4-bit values as ggml packs them: half-precision scale, minimum, 16 bytes.
 
     Byte i holds element i in its low and element i + 16 in its high four bits.
     """

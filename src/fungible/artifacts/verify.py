@@ -1,0 +1,138 @@
+"""Is an artifact still what its manifest says: digests, and parity measured again here."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from fungible.artifacts.manifest import Manifest, Parity, hash_file, load_manifest
+from fungible.artifacts.parity import REFERENCE, compare, parity_tokens, variant_logits
+from fungible.errors import ArtifactError
+
+Progress = Callable[[str, int, int], None]
+
+# Processors round integer products differently, so parity is allowed to move a little.
+KL_ABSOLUTE = 0.005
+KL_RELATIVE = 0.25
+
+
+class VariantCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Parity as recorded and as measured now; `None` for the reference."""
+
+    variant: str
+    recorded: Parity | None
+    measured: Parity | None
+    problems: list[str]
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found; `ok` when there is no problem anywhere."""
+
+    artifact: str
+    digest: str
+    files: int
+    problems: list[str]
+    variants: list[VariantCheck]
+    ok: bool
+
+
+class GraphFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a variant's ONNX graph is made of.
+
+    Attributes:
+        other_domains: Operator domains beyond the ONNX standard; a portable graph has none.
+    """
+
+    opset: int
+    operators: dict[str, int]
+    other_domains: list[str]
+
+
+def graph_facts(path: Path) -> GraphFacts:
+    """Opset, operator counts and domains of an ONNX file; weights are not read.
+
+    Raises:
+        ArtifactError: The file is not an ONNX model.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, ValueError, DecodeError) as error:
+        raise ArtifactError(f"{path}: not a readable ONNX model: {error}") from error
+    domains = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    operators = Counter(node.op_type for node in model.graph.node)
+    used = {node.domain or "ai.onnx" for node in model.graph.node}
+    return GraphFacts(
+        opset=domains.get("ai.onnx", 0),
+        operators=dict(sorted(operators.items())),
+        other_domains=sorted((used | set(domains)) - {"ai.onnx"}),
+    )
+
+
+def verify_artifact(artifact: Path, progress: Progress | None = None) -> Verification:
+    """Hash every file and measure every variant against the reference again.
+
+    Parity is measured only when all digests match.
+
+    Raises:
+        ArtifactError: There is no readable manifest.
+    """
+    report = progress or (lambda _stage, _done, _total: None)
+    manifest = load_manifest(artifact)
+    problems = []
+    files = manifest.all_files()
+    for done, (path, entry) in enumerate(sorted(files.items())):
+        report("hash files", done, len(files))
+        problem = _check_file(artifact, path, entry.sha256)
+        problems += [problem] if problem else []
+    checks = [] if problems else _check_variants(artifact, manifest, report)
+    return Verification(
+        artifact=manifest.name,
+        digest=manifest.digest,
+        files=len(files),
+        problems=problems,
+        variants=checks,
+        ok=not problems and not any(check.problems for check in checks),
+    )
+
+
+def _check_file(artifact: Path, path: str, sha256: str) -> str:
+    if not (artifact / path).is_file():
+        return f"{path}: the file is missing"
+    found = hash_file(artifact / path).sha256
+    return "" if found == sha256 else f"{path}: SHA-256 is {found}, the manifest says {sha256}"
+
+
+def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> list[VariantCheck]:
+    tokens = parity_tokens(artifact, manifest.config)
+    reference = variant_logits(artifact, REFERENCE, manifest.config, tokens)
+    checks = []
+    for done, (name, variant) in enumerate(manifest.variants.items()):
+        report("measure parity", done, len(manifest.variants))
+        problems = []
+        facts = graph_facts(artifact / name / "model.onnx")
+        if facts.other_domains:
+            problems.append(f"operators outside the standard: {', '.join(facts.other_domains)}")
+        measured = None
+        if variant.parity is not None:
+            logits = variant_logits(artifact, name, manifest.config, tokens)
+            measured = compare(reference, logits)
+            problems += _drift(variant.parity, measured)
+        checks.append(
+            VariantCheck(
+                variant=name, recorded=variant.parity, measured=measured, problems=problems
+            )
+        )
+    return checks
+
+
+def _drift(recorded: Parity, measured: Parity) -> list[str]:
+    allowed = KL_ABSOLUTE + KL_RELATIVE * recorded.mean_kl
+    if abs(measured.mean_kl - recorded.mean_kl) <= allowed:
+        return []
+    return [
+        f"mean KL is {measured.mean_kl:.4f}, the manifest says {recorded.mean_kl:.4f} "
+        f"(allowed ±{allowed:.4f})"
+    ]
