@@ -41,6 +41,8 @@ EVERYTHING = 1 << 40  # `max_rows` of queries whose answer must be whole
 _DISK_CODES = {74, 75, 243, 1001}  # cannot read, cannot write, not enough space, std::exception
 # Statements that the engine answers whole; everything else is read block by block.
 _WHOLE = re.compile(r"\s*(SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK)\b", re.IGNORECASE)
+# The format that clickhouse-connect appends is where a query that stops too early fails.
+_AT_END = re.compile(r"at position \d+ \((FORMAT|Native)\) \(line \d+, col \d+\): (FORMAT )?Native")
 _VERSION = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -261,6 +263,7 @@ def _translate(error: Exception, asked: bool) -> FungibleError:
 def _short(message: str) -> str:
     """The engine's own message without its list of expected tokens and its wrapping."""
     text = message.replace("\n FORMAT Native", "").split(" Expected one of:")[0]
+    text = _AT_END.sub("at the end of the query", text)
     text = re.sub(r"(Code: \d+\. )?DB::Exception: ", "", text)
     text = re.sub(r"\s+", " ", text).strip(" .")
     return text if len(text) <= 400 else text[:397] + "…"

@@ -1,0 +1,244 @@
+"""`fungible cost`: what tokens and requests cost."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from fungible.cli.tables import cell, moment, money, plain, print_json, print_table
+from fungible.config import DEFAULT_HOME, Config, load_config
+from fungible.contract.inference import Kind
+from fungible.errors import InputError
+from fungible.ledger.access import Access, open_access
+from fungible.ledger.explain import Explanation, explain
+from fungible.ledger.prices import load_book
+from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, cost_report
+
+_SPAN = re.compile(r"(\d+)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SECOND_NS = 1_000_000_000
+
+
+@click.group()
+def cost() -> None:
+    """What tokens and requests cost.
+
+    Works beside a running `fungible up`, and when nothing runs.
+    """
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every cost command takes."""
+    options = [
+        click.option("--home", type=click.Path(path_type=Path), help="Default: .fungible"),
+        click.option("--config", "config_path", type=click.Path(path_type=Path)),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as data."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cost.command()
+@click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
+@click.option("--since", default="", help="A span such as 1h or 7d, or an ISO date (UTC).")
+@click.option(
+    "--kind",
+    type=click.Choice([*get_args(Kind), "all"]),
+    default="serve",
+    show_default=True,
+    help="Which attempts count; idle time is always shown.",
+)
+@_common
+def report(
+    *,
+    by: Dimension,
+    since: str,
+    kind: str,
+    home: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Requests, tokens and money by one dimension, with idle and unpriced in sight."""
+    since_ns = parse_since(since, time.time_ns())
+    with _access(find_config(home, config_path)) as access:
+        shown = cost_report(access, by, since_ns=since_ns, kind=kind)
+    if as_json:
+        print_json(shown)
+    else:
+        _print_report(shown)
+
+
+@cost.command()
+@click.argument("query")
+@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(min=1))
+@_common
+def sql(
+    *, query: str, max_rows: int, home: Path | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Ask the ledger in SQL (ClickHouse), read-only. Start with: SELECT * FROM attempts."""
+    with _access(find_config(home, config_path)) as access:
+        rows = access.query(query, readonly=True, max_rows=max_rows)
+    if as_json:
+        print_json(rows)
+    else:
+        numbers = [
+            name
+            for name, kind in zip(rows.columns, rows.types, strict=True)
+            if re.search(r"Int|Float|Decimal", kind) and "(String" not in kind
+        ]
+        print_table(rows.columns, [list(map(cell, row)) for row in rows.rows], right=numbers)
+    if rows.truncated:
+        click.echo(f"only the first {max_rows} rows are shown: add a LIMIT", err=True)
+
+
+@cost.command("explain")
+@click.argument("request_id")
+@_common
+def explain_(
+    *, request_id: str, home: Path | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Why one request costs what it costs."""
+    config = find_config(home, config_path)
+    with _access(config) as access:
+        why = explain(access, load_book(config), request_id)
+    if as_json:
+        print_json(why)
+    else:
+        _print_explanation(why)
+
+
+def find_config(home: Path | None, config_path: Path | None) -> Config:
+    """The configuration to use, from what is given and what is there.
+
+    `--config` wins; else `fungible.toml` in the working directory (without `--home`), then in
+    the home; else what `fungible up` last ran with; else defaults around the home.
+    """
+    if config_path is not None:
+        return load_config(config_path)
+    base = home or DEFAULT_HOME
+    here = [Path("fungible.toml")] if home is None else []
+    for path in (*here, base / "fungible.toml", base / "run" / "config.json"):
+        if path.is_file():
+            return load_config(path)
+    if home is not None and not home.is_dir():
+        raise InputError(f"{home}: no such directory", hint="pass the home of `fungible up`")
+    return Config(home=str(base))
+
+
+def parse_since(text: str, now_ns: int) -> int:
+    """A span before `now_ns`, or an ISO date or time in UTC, as ns; empty is the beginning.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not text:
+        return 0
+    if span := _SPAN.fullmatch(text):
+        return max(0, now_ns - int(span[1]) * _SECONDS[span[2]] * _SECOND_NS)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"--since {text!r} is neither a span nor a date",
+            hint="for example 30m, 24h, 7d or 2026-01-31",
+        ) from error
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0, int(at.timestamp()) * _SECOND_NS)
+
+
+@contextmanager
+def _access(config: Config) -> Iterator[Access]:
+    access = open_access(config)
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+def _print_report(shown: CostReport) -> None:
+    unit = shown.currency or "cost"
+    columns = (
+        shown.by,
+        "requests",
+        "attempts",
+        "tokens in",
+        "tokens out",
+        unit,
+        f"{unit}/1M tok",
+        "per request",
+        "p50",
+        "p99",
+        "unpriced",
+    )
+    rows = [_report_row(row) for row in shown.rows]
+    blanks = [""] * 4
+    rows += [
+        [f"idle: {row.backend}", *blanks, money(row.cost), "", f"{row.hours:.3f} h", "", "", ""]
+        for row in shown.idle
+    ]
+    rows.append(["total", *blanks, money(shown.total), "", "", "", "", str(shown.unpriced)])
+    print_table(columns, rows, title=f"Cost ({shown.kind})", right=columns[1:])
+    if shown.unpriced:
+        click.echo(
+            f"{shown.unpriced} attempts have no price and are in no sum: add them to the price"
+            " sheet, or see `fungible cost explain`",
+            err=True,
+        )
+
+
+def _report_row(row: CostRow) -> list[str]:
+    def known(amount: Decimal | None) -> str:
+        return "" if amount is None else money(amount)
+
+    return [
+        row.name,
+        str(row.requests),
+        str(row.attempts),
+        str(row.input_tokens),
+        str(row.output_tokens),
+        money(row.cost),
+        known(row.per_million_tokens),
+        known(row.per_request_mean),
+        known(row.per_request_p50),
+        known(row.per_request_p99),
+        str(row.unpriced) if row.unpriced else "",
+    ]
+
+
+def _print_explanation(why: Explanation) -> None:
+    for attempt in why.attempts:
+        tokens = ", ".join(
+            f"{leaf} {'unknown' if count is None else count}"
+            for leaf, count in attempt.usage.items()
+        )
+        took = (attempt.ended_ns - attempt.started_ns) / _SECOND_NS
+        click.echo(f"attempt {attempt.attempt_no} on {attempt.backend}: {attempt.status}")
+        click.echo(f"  {attempt.attempt_id}, {moment(attempt.started_ns)} UTC, {took:.3f} s")
+        click.echo(f"  tokens: {tokens} ({attempt.usage_source})")
+        click.echo(f"  cost: {cell(attempt.cost)} {attempt.currency}".rstrip())
+        for line in attempt.lines:
+            state = "" if line.current else "superseded"
+            state = "withdrawn" if line.withdrawn else state
+            lease = f"lease {line.lease_id}" if line.lease_id else "tokens"
+            parts: list[Any] = [
+                moment(line.window_start_ns),
+                plain(line.amount),
+                line.currency,
+                line.basis,
+                lease,
+                line.price_source,
+                state,
+            ]
+            click.echo(f"    {'  '.join(map(str, parts))}".rstrip())
+        for price in attempt.prices:
+            per = f"{price.unit} {price.leaf}".strip()
+            click.echo(f"  price {price.where}: {price.price} {price.currency} per {per}")
+        click.echo(f"  rule: {attempt.rule}")
+    click.echo(f"request {why.request_id}: {cell(why.cost)}, unpriced attempts: {why.unpriced}")

@@ -1,0 +1,134 @@
+"""Why a request costs what it costs: its attempts, every line ever known, prices, the rule."""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from fungible.errors import InputError
+from fungible.ledger.prices import LEAVES, PriceBook, PriceRow
+from fungible.ledger.queries import Queryable
+from fungible.ledger.store import EVERYTHING
+
+RULES = {
+    "contracted": "tokens of each leaf × price per million tokens at the attempt's start, exact",
+    "effective": (
+        "each instant of the lease is shared equally by the attempts active then, per window of "
+        "a minute; attempts plus idle equal price × hours to the last digit"
+    ),
+    "unpriced": (
+        "no price of this backend covers the attempt, no lease covers its time, or a token "
+        "count is unknown; unknown is not zero"
+    ),
+}
+
+
+class ExplainedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One cost line. `current` is false once a newer line says otherwise."""
+
+    window_start_ns: int
+    lease_id: str
+    amount: Decimal
+    currency: str
+    basis: str
+    price_source: str
+    known_ns: int
+    withdrawn: bool
+    current: bool
+
+
+class ExplainedAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt: what it used, what is known of its cost, and by which rule."""
+
+    attempt_id: str
+    attempt_no: int
+    backend: str
+    status: str
+    started_ns: int
+    ended_ns: int
+    usage: dict[str, int | None]
+    usage_source: str
+    cost: Decimal | None
+    currency: str
+    lines: list[ExplainedLine]
+    prices: list[PriceRow]
+    rule: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """A request's cost; `None` when no attempt has a price."""
+
+    request_id: str
+    cost: Decimal | None
+    unpriced: int
+    attempts: list[ExplainedAttempt]
+
+
+def explain(source: Queryable, book: PriceBook, request_id: str) -> Explanation:
+    """Everything behind the cost of one request.
+
+    Raises:
+        InputError: The ledger has no such request.
+    """
+    attempts = source.query(
+        "SELECT * FROM attempts WHERE request_id = {id:String} ORDER BY attempt_no",
+        {"id": request_id},
+    ).dicts()
+    if not attempts:
+        raise InputError(
+            f"the ledger has no request {request_id!r}",
+            hint="take one from: fungible cost sql 'SELECT request_id FROM attempts LIMIT 5'",
+        )
+    lines = source.query(
+        "SELECT * FROM cost_lines WHERE has({ids:Array(String)}, attempt_id)"
+        " ORDER BY window_start_ns, lease_id, known_ns",
+        {"ids": [row["attempt_id"] for row in attempts]},
+        max_rows=EVERYTHING,
+    ).dicts()
+    explained = [
+        _attempt(row, [line for line in lines if line["attempt_id"] == row["attempt_id"]], book)
+        for row in attempts
+    ]
+    costs = [attempt.cost for attempt in explained if attempt.cost is not None]
+    return Explanation(
+        request_id=request_id,
+        cost=sum(costs, Decimal(0)) if costs else None,
+        unpriced=len(explained) - len(costs),
+        attempts=explained,
+    )
+
+
+def _attempt(row: dict[str, Any], lines: list[dict[str, Any]], book: PriceBook) -> ExplainedAttempt:
+    newest = {(line["lease_id"], line["window_start_ns"]): line["known_ns"] for line in lines}
+    priced = row["cost"] is not None
+    named = {where for line in lines for where in line["price_source"].split()}
+    return ExplainedAttempt(
+        attempt_id=row["attempt_id"],
+        attempt_no=row["attempt_no"],
+        backend=row["backend"],
+        status=row["status"],
+        started_ns=row["started_ns"],
+        ended_ns=row["ended_ns"],
+        usage={leaf: row[leaf] for leaf in LEAVES},
+        usage_source=row["usage_source"],
+        cost=row["cost"],
+        currency=row["currency"],
+        lines=[_line(line, newest) for line in lines],
+        prices=[price for price in book.of_backend(row["backend"]) if price.where in named],
+        rule=RULES[row["basis"] if priced else "unpriced"],
+    )
+
+
+def _line(line: dict[str, Any], newest: dict[tuple[str, int], int]) -> ExplainedLine:
+    key = (line["lease_id"], line["window_start_ns"])
+    return ExplainedLine(
+        window_start_ns=line["window_start_ns"],
+        lease_id=line["lease_id"],
+        amount=line["amount"],
+        currency=line["currency"],
+        basis=line["basis"],
+        price_source=line["price_source"],
+        known_ns=line["known_ns"],
+        withdrawn=bool(line["withdrawn"]),
+        current=newest[key] == line["known_ns"],
+    )
