@@ -1,14 +1,19 @@
 """The live page over a real ledger of its own, in a process of its own.
 
-`python -m support.dashboard_server HOME [loop]`: `loop` fills the ledger with the seeded loop.
-`POST /test/attempts` with `{"backend", "count"}` adds attempts that end now, priced.
+`python -m support.dashboard_server HOME [NOW_NS]`: with a time, the ledger is filled with the
+seeded loop that ended then, and its last route table is active. `running` starts one.
+`POST /test/attempts` with `{"backend", "feature", "count"}` adds attempts that end now, priced.
 """
 
 import itertools
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,6 +26,8 @@ from fungible.dashboard.app import dashboard_routes
 from fungible.ledger.prices import load_book
 from fungible.ledger.pricing import reprice
 from fungible.ledger.store import Store, open_store
+from fungible.routing.table import Route as ActiveRoute
+from fungible.routing.table import RouteTable
 from support.dashboard_events import CANDIDATE, REFERENCE, REFUSED, attempt, loop
 
 SHEET = """\
@@ -59,7 +66,9 @@ def _add_attempts(store: Store, config: Config, numbers: "itertools.count[int]")
         wanted = await request.json()
         now = time.time_ns()
         records: list[Record] = [
-            attempt(next(numbers), backend=wanted["backend"], ended_ns=now, feature="chat")
+            attempt(
+                next(numbers), backend=wanted["backend"], ended_ns=now, feature=wanted["feature"]
+            )
             for _ in range(wanted["count"])
         ]
         store.insert(records, f"live-{now}")
@@ -69,16 +78,47 @@ def _add_attempts(store: Store, config: Config, numbers: "itertools.count[int]")
     return Route("/test/attempts", add, methods=["POST"])
 
 
+def _activate(home: Path) -> None:
+    route = ActiveRoute(model="assistant", reference=REFERENCE, weights={CANDIDATE: 1.0})
+    table = RouteTable(version=4, routes={"assistant": route}, reason="mig_1 promoted")
+    (home / "run").mkdir(exist_ok=True)
+    (home / "run" / "routes.json").write_bytes(msgspec.json.encode(table))
+
+
+@contextmanager
+def running(home: Path, now_ns: int | None = None) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """The server's URL and process; it ends with the `with` block."""
+    command = [sys.executable, "-m", "support.dashboard_server", str(home)]
+    command += [] if now_ns is None else [str(now_ns)]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the server did not start: {process.stderr.read()}")
+        yield msgspec.json.decode(line)["url"], process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 def main() -> None:
     """Fill, price, serve until stopped."""
     home = Path(sys.argv[1])
     config = config_of(home)
     store = open_store(config.ledger_dsn())
     store.migrate()
-    now = time.time_ns()
-    if "loop" in sys.argv[2:]:
-        store.insert(loop(now), "loop")
-    reprice(store, load_book(config), now)
+    if len(sys.argv) > 2:
+        store.insert(loop(int(sys.argv[2])), "loop")
+        _activate(home)
+    reprice(store, load_book(config), time.time_ns())
     add = _add_attempts(store, config, itertools.count(900_000))
     app = Starlette(routes=[add, *dashboard_routes(store, config)])
     run_server(app, bind("127.0.0.1", 0), name="dashboard")

@@ -65,7 +65,7 @@ export function showCharts(snapshot) {
     area: false, axis: (value) => moneyTick(value, currency), tip: (value) => money(value, currency),
   });
   legend("traffic", busy, (name) => rate(series.backends[name][field].at(-1) ?? 0, label));
-  legend("cost", priced, (name) => money(series.backends[name].cost_per_mtok.findLast((value) => value !== null), currency));
+  legend("cost", priced, (name) => money(series.backends[name].cost_per_mtok.at(-1), currency));
   showEmpty(snapshot, busy, priced);
 }
 
