@@ -167,7 +167,9 @@ class MigrationController:
         for migration in self._store.migrations():
             if migration.migration_id == migration_id:
                 return migration
-        raise InputError(f"no migration {migration_id!r}", hint="see `fungible migrate status`")
+        error = InputError(f"no migration {migration_id!r}", hint="see `fungible migrate status`")
+        error.status = 404
+        raise error
 
     def _check_free(self, plan: MigrationPlan, before: Route) -> None:
         for other in self._store.migrations():
