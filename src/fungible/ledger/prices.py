@@ -43,7 +43,7 @@ COLUMNS = ("key", "unit", "leaf", "price", "currency", "valid_from", "valid_to",
 REQUIRED = ("key", "unit", "price", "currency")
 FOREVER = (1 << 63) - 1
 # Twelve digits make tokens × price / 10^6 exact at the ledger's scale of 18.
-_PRICE = re.compile(r"\d{1,9}(\.\d{1,12})?")
+_PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -262,7 +262,8 @@ def _moment(at: str, column: str, text: str, empty: int) -> int:
             f"{at}: column {column!r} is {text!r}, not an ISO date or time such as 2026-01-31"
         ) from error
     delta = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return ((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000
+    ns = ((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000
+    return min(max(ns, 0), FOREVER)
 
 
 def _check_sheet(path: Path, rows: tuple[PriceRow, ...]) -> None:
