@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 _LIBRARIES = {"jinja2", "numpy", "safetensors", "tokenizers"}
+_COUNT = click.IntRange(min=1)
 
 
 @click.group()
@@ -28,11 +29,15 @@ def engine() -> None:
 @click.option("--variant", default="f32", show_default=True, help="Precision to serve.")
 @click.option("--target", default="onnxruntime:cpu", show_default=True, help="RUNTIME:DEVICE.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=0, show_default=True, help="Port; 0 picks a free one.")
-@click.option("--slots", default=8, show_default=True, help="Requests decoded at once.")
-@click.option("--context", default=1024, show_default=True, help="Tokens, prompt plus answer.")
-@click.option("--threads", default=2, show_default=True, help="CPU threads of one step.")
-@click.option("--queue", default=128, show_default=True, help="Requests that may wait for a slot.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
+@click.option(
+    "--slots", type=_COUNT, default=8, show_default=True, help="Requests decoded at once."
+)
+@click.option("--context", type=_COUNT, default=1024, show_default=True, help="Prompt plus answer.")
+@click.option("--threads", type=_COUNT, default=2, show_default=True, help="CPU threads of a step.")
+@click.option(
+    "--queue", type=_COUNT, default=128, show_default=True, help="Requests that may wait."
+)
 @click.option(
     "--model-name", default="", help="What clients ask for; default: the artifact's name."
 )
@@ -99,13 +104,16 @@ def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str
             f"{directory}: no variant {settings.variant!r}",
             hint=f"it has: {', '.join(manifest.variants)}",
         )
+    context = min(settings.context, manifest.config.context)
+    if context < settings.context:
+        click.echo(f"note: context is {context}, the most the model was trained for", err=True)
     tokenizer = ChatTokenizer(directory, manifest.config)
     runtime = open_runtime(
         directory,
         settings.variant,
         parse_target(settings.target),
         slots=settings.slots,
-        context=settings.context,
+        context=context,
         threads=settings.threads,
     )
     scheduler = Scheduler(

@@ -113,6 +113,6 @@ def log_probabilities(
     if count == 0:
         return float(shifted[token]), ()
     count = min(count, shifted.size)
-    likely = np.argpartition(-shifted, count - 1)[:count]
-    likely = likely[np.lexsort((likely, -shifted[likely]))]
+    likely = np.argpartition(-logits, count - 1)[:count]
+    likely = likely[np.lexsort((likely, -logits[likely]))]
     return float(shifted[token]), tuple((int(one), float(shifted[one])) for one in likely)

@@ -64,6 +64,7 @@ class Scheduler:
         self._waiting: deque[Generation] = deque()
         self._active: dict[int, Sequence] = {}
         self._free = list(range(runtime.limits.slots))
+        self._ended: list[int] = []
         self._mail: list[tuple[Generation, Output | FungibleError]] = []
         self._failures = 0
         self._closing = False
@@ -144,16 +145,19 @@ class Scheduler:
     def _step(self) -> None:
         started = time.monotonic()
         self._reap()
+        self._recycle()
         self._admit(started)
         prefilled = decoded = 0
         try:
             prefilled = self._prefill()
+            self._post()  # first tokens do not wait for the decode step
             decoded = self._decode()
             self._failures = 0 if prefilled or decoded else self._failures
         except Exception as error:  # noqa: BLE001  # told to every request in the slots
             _log.exception("a step failed")
             self._fail_active(error)
         self._post()
+        self._recycle()
         self._count(time.monotonic() - started, prefilled, decoded)
 
     def _reap(self) -> None:
@@ -237,8 +241,13 @@ class Scheduler:
         self._mail.append((sequence.generation, last))
         self.metrics.finished[reason].value += 1
         del self._active[sequence.slot]
-        self._runtime.release(sequence.slot)
-        self._free.append(sequence.slot)
+        self._ended.append(sequence.slot)
+
+    def _recycle(self) -> None:
+        """Empty the slots of ended answers; a runtime that cannot do that is beyond repair."""
+        while self._ended:
+            self._runtime.release(self._ended[0])
+            self._free.append(self._ended.pop(0))
 
     def _fail_active(self, error: Exception) -> None:
         """A step failed: what is in the slots cannot be trusted any more, so empty them."""
@@ -262,7 +271,7 @@ class Scheduler:
         self._post()
 
     def _post(self) -> None:
-        """Hand a step's outputs to the event loop, in one go."""
+        """Hand what is due to the event loop, in one go."""
         mail, self._mail = self._mail, []
         if mail and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, mail)

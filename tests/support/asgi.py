@@ -1,0 +1,75 @@
+"""Drives an ASGI application as a server would, without a socket."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp
+
+from fungible.contract.sse import FrameSplitter, frame_data
+
+
+class Call:
+    """One HTTP request in flight.
+
+    Attributes:
+        chunks: Pieces of the body as they were sent.
+    """
+
+    def __init__(self, app: ASGIApp, method: str, path: str, body: object = None) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.chunks: list[bytes] = []
+        self._gone = asyncio.Event()
+        self._body = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        self._sent = False
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+            "server": ("engine", 80),
+            "client": ("client", 1),
+        }
+        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
+
+    def leave(self) -> None:
+        """The client closes its connection."""
+        self._gone.set()
+
+    async def done(self) -> "Call":
+        """Wait for the end of the response."""
+        await asyncio.wait_for(asyncio.shield(self.task), 20)
+        return self
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    def events(self) -> list[Any]:
+        """Server-sent events, decoded; `[DONE]` stays a string."""
+        data = [frame_data(frame) for frame in FrameSplitter().feed(self.body)]
+        return ["[DONE]" if one == b"[DONE]" else msgspec.json.decode(one or b"") for one in data]
+
+    async def _receive(self) -> MutableMapping[str, Any]:
+        if not self._sent:
+            self._sent = True
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {key.decode(): value.decode() for key, value in message["headers"]}
+        else:
+            self.chunks.append(message.get("body", b""))
