@@ -9,11 +9,11 @@ from fungible.ledger.store import Store
 from fungible.migrate.observations import AttemptRow
 
 _ATTEMPTS = """
-SELECT attempt_id, request_id, kind, backend, status, http_status, finish_reason,
+SELECT attempt_id, request_id, kind, backend, attempt_no, status, http_status, finish_reason,
        output_chars, output_hash, started_ns
 FROM attempt_events
 WHERE model = {model:String} AND backend IN {backends:Array(String)}
-  AND kind IN ('serve', 'shadow') AND attempt_no = 0 AND started_ns >= {since:Int64}
+  AND kind IN ('serve', 'shadow') AND started_ns >= {since:Int64}
   AND toDate(fromUnixTimestamp64Nano(started_ns, 'UTC'))
       >= toDate(fromUnixTimestamp64Nano({since:Int64}, 'UTC'))
 ORDER BY started_ns
@@ -33,7 +33,7 @@ class LedgerEvidence:
         self._store = store
 
     def attempts(self, model: str, backends: Sequence[str], since_ns: int) -> list[AttemptRow]:
-        """First attempts of kinds serve and shadow that started since, oldest first."""
+        """Attempts of kinds serve and shadow that started since, oldest first."""
         params = {
             "model": model,
             "backends": list(backends),

@@ -23,7 +23,7 @@ class Evidence(Protocol):
     """Reads the ledger. Rows come deduplicated by their identifiers, in any order."""
 
     def attempts(self, model: str, backends: Sequence[str], since_ns: int) -> list[AttemptRow]:
-        """First attempts (`attempt_no` 0) of kinds serve and shadow that started since."""
+        """Attempts of kinds serve and shadow that started since."""
         ...
 
     def verdicts(self, model: str, candidate: str) -> list[VerdictEvent]:

@@ -20,6 +20,7 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     kind: str
     backend: str
+    attempt_no: int = 0
     status: str
     http_status: int = 0
     finish_reason: str = ""
@@ -55,14 +56,20 @@ def assess(migration: Migration, rows: Iterable[AttemptRow]) -> Assessment:
 
     Everything is computed from the ledger's rows each time, so a restart, or a row that
     arrives late, changes nothing. Attempts that the client cancelled say nothing about a
-    backend and are left out.
+    backend and are left out. Pairs are made of first attempts; retries and fallbacks were not
+    drawn at random, so they only count as failures in a row.
     """
     known = {row.attempt_id: row for row in rows if row.status != "cancelled"}
     ordered = sorted(known.values(), key=lambda row: (row.started_ns, row.attempt_id))
     mine = "shadow" if migration.state == "shadow" else "serve"
-    candidate = [row for row in ordered if row.backend == migration.candidate and row.kind == mine]
+    tries = [row for row in ordered if row.backend == migration.candidate and row.kind == mine]
+    candidate = [row for row in tries if row.attempt_no == 0]
     incumbents = set(migration.incumbents)
-    others = [row for row in ordered if row.backend in incumbents and row.kind == "serve"]
+    others = [
+        row
+        for row in ordered
+        if row.backend in incumbents and row.kind == "serve" and row.attempt_no == 0
+    ]
     if migration.state == "shadow":
         margin, pairs = migration.policy.shadow_margin, pair_by_request(candidate, others)
         differences = [score(mine) - score(other) for mine, other in pairs]
@@ -72,7 +79,7 @@ def assess(migration: Migration, rows: Iterable[AttemptRow]) -> Assessment:
     test = BoundaryTest(margin=margin)
     for difference in differences[: migration.policy.max_pairs]:
         test = test.update(difference)
-    failures = _failures_in_row(candidate)
+    failures = _failures_in_row(tries)
     step_attempts = sum(row.started_ns >= migration.step_ns for row in candidate)
     evidence = {
         "pairs": float(test.pairs),
@@ -128,9 +135,9 @@ def _ok(row: AttemptRow) -> float:
     return float(row.status == "ok")
 
 
-def _failures_in_row(candidate: Sequence[AttemptRow]) -> int:
+def _failures_in_row(tries: Sequence[AttemptRow]) -> int:
     count = 0
-    for row in reversed(candidate):
+    for row in reversed(tries):
         if row.status == "ok":
             break
         count += row.http_status not in _CLIENT_FAULTS

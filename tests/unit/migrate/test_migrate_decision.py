@@ -117,6 +117,14 @@ def test_a_run_of_failures_trips_at_once() -> None:
     assert "5 times in a row" in transition.reason
 
 
+def test_retries_count_towards_a_run_of_failures_but_not_as_pairs() -> None:
+    broken = {"status": "error", "http_status": 503, "finish_reason": ""}
+    tries = [row(n, "cand", "serve", attempt_no=n % 2, **broken) for n in range(5)]
+    seen = assess(migration("canary"), [*tries, *(row(n) for n in range(10))])
+    assert seen.failures_in_row == 5
+    assert seen.test.pairs == 3
+
+
 def test_requests_at_fault_do_not_trip_the_candidate() -> None:
     bad = {"status": "error", "http_status": 400, "finish_reason": ""}
     rows = [row(n, **bad) for n in range(8)] + [row(n, "cand", "shadow", **bad) for n in range(8)]
