@@ -1,0 +1,151 @@
+"""StableHLO programs of a model: the forward step exported once, run anywhere by PJRT.
+
+Three files beside the weights, which the program takes as arguments:
+
+- `step.stablehlo`: a StableHLO portable artifact (VHLO bytecode; openxla.org/stablehlo,
+  "Compatibility"), for IREE, libtpu and any other compiler;
+- `step.jax_export`: the same module in `jax.export`'s wrapper, which also carries the
+  argument tree;
+- `stablehlo.json`: a `Program`, so that a host without JAX knows what to pass.
+
+The module names no platform and calls nothing outside the StableHLO opset except
+`shape_assertion`, which refuses sizes that the program was not exported for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import msgspec
+from jax import export
+
+from fungible.artifacts.checkpoint import expected_tensors
+from fungible.artifacts.llama_jax import build_step
+from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.program import PROGRAM, Argument, Program
+
+_SYMBOLS = "B, S, N, C, P"
+_CONSTRAINTS = ("C >= P", "C >= S", "N >= B")
+_MEANING = {
+    "B": "rows of this step",
+    "S": "tokens per row",
+    "N": "slots of the cache",
+    "C": "tokens per slot",
+    "P": "cached positions attended to",
+}
+
+
+def export_programs(config: ModelConfig, out_dir: Path) -> list[str]:
+    """Write the step's program for every deployment size; the names of the files written.
+
+    Args:
+        config: The model's shape; weights are not needed.
+        out_dir: The variant's folder, such as `f32`, where `model.safetensors` is.
+    """
+    exported = export_step(config)
+    portable = bytes(exported.mlir_module_serialized)
+    program = Program(
+        module="step.stablehlo",
+        jax_export="step.jax_export",
+        arguments=_arguments(config),
+        results=_results(config),
+        symbols=_MEANING,
+        constraints=list(_CONSTRAINTS),
+        layers=config.layers,
+        vocab=config.vocab,
+        context=config.context,
+        stablehlo_version=_portable_version(portable),
+        jax_version=jax.__version__,
+        calling_convention=exported.calling_convention_version,
+    )
+    contents = {
+        program.module: portable,
+        program.jax_export: bytes(exported.serialize()),
+        PROGRAM: msgspec.json.format(msgspec.json.encode(program), indent=1) + b"\n",
+    }
+    for name, data in contents.items():
+        (out_dir / name).write_bytes(data)
+    return list(contents)
+
+
+def export_step(config: ModelConfig, platform: str = "cpu") -> export.Exported:
+    """The exported step with symbolic sizes; the same module whatever `platform` is.
+
+    Exporting for one platform keeps the module free of the per-platform branches that a
+    multi-platform export adds to each product; the platform check is switched off instead.
+    """
+    sizes = export.symbolic_shape(_SYMBOLS, constraints=_CONSTRAINTS)
+    symbols = dict(zip(_MEANING, sizes, strict=True))
+
+    def shaped(argument: Argument) -> jax.ShapeDtypeStruct:
+        shape = tuple(symbols.get(str(size), size) for size in argument.shape)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(argument.dtype))
+
+    arguments = _arguments(config)
+    weights = len(expected_tensors(config))
+    flat = [shaped(argument) for argument in arguments]
+    caches = weights + config.layers, weights + 2 * config.layers
+    grouped = (
+        tuple(flat[:weights]),
+        tuple(flat[weights : caches[0]]),
+        tuple(flat[caches[0] : caches[1]]),
+        *flat[caches[1] :],
+    )
+    exporter = export.export(
+        jax.jit(build_step(config)),
+        platforms=[platform],
+        disabled_checks=[export.DisabledSafetyCheck.platform()],
+    )
+    with _no_source_locations():
+        exported: export.Exported = exporter(*grouped)
+    return exported
+
+
+@contextmanager
+def _no_source_locations() -> Iterator[None]:
+    """Keep this machine's file names out of the module: its digest is the same anywhere."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _arguments(config: ModelConfig) -> list[Argument]:
+    weights = [
+        Argument(name=name, dtype="float32", shape=list(shape))
+        for name, shape in expected_tensors(config).items()
+    ]
+    inputs: dict[str, list[int | str]] = {
+        "tokens": ["B", "S"],
+        "slots": ["B"],
+        "starts": ["B"],
+        "counts": ["B"],
+        "window": ["P"],
+    }
+    steps = [Argument(name=name, dtype="int32", shape=shape) for name, shape in inputs.items()]
+    return weights + _caches(config) + steps
+
+
+def _results(config: ModelConfig) -> list[Argument]:
+    logits = Argument(name="logits", dtype="float32", shape=["B", config.vocab])
+    return [logits, *_caches(config)]
+
+
+def _caches(config: ModelConfig) -> list[Argument]:
+    shape: list[int | str] = ["N", config.kv_heads, "C", config.head_dim]
+    return [
+        Argument(name=f"{kind}.{layer}", dtype="float32", shape=shape)
+        for kind in ("keys", "values")
+        for layer in range(config.layers)
+    ]
+
+
+def _portable_version(portable: bytes) -> str:
+    """The StableHLO version that the bytecode's header names, such as `1.15.0`."""
+    producer = portable[4:].split(b"\0", 1)[0]
+    return producer.decode(errors="replace").rpartition("_v")[2]

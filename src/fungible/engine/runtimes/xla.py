@@ -1,0 +1,262 @@
+"""Runs an artifact's StableHLO program by XLA, through JAX's PJRT client.
+
+The program that runs is the exported one; the model's source is never traced here. Weights
+are mapped from the file and, on a CPU, used in place. The cache is donated to each step, so
+XLA writes it in place too.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from jax.experimental.compilation_cache import compilation_cache
+from numpy.typing import NDArray
+
+from fungible.artifacts.program import PROGRAM, Program, load_program
+from fungible.artifacts.tensors import TensorFile
+from fungible.contract.target import Target
+from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.xla_compile import StepCompiler
+from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
+from fungible.errors import (
+    ArtifactError,
+    ContextLengthError,
+    EngineError,
+    InputError,
+    UnavailableError,
+)
+
+_PLUGINS: Final = {
+    "cuda": "pip install 'jax[cuda12]'",
+    "rocm": "pip install 'jax[rocm7-local]'",
+    "tpu": "pip install 'jax[tpu]'",
+}
+
+
+class XLARuntime:
+    """One variant of an artifact on one XLA device; see `engine.runtimes.base.Runtime`.
+
+    Args:
+        artifact: Artifact directory.
+        variant: A variant with a StableHLO program: `f32`.
+        target: `xla:DEVICE`; a device other than `cpu` needs its PJRT plugin.
+        slots: Requests held at once.
+        context: Tokens per slot.
+        threads: CPU threads; the first runtime of a process decides for all of them.
+
+    Raises:
+        ArtifactError: The variant has no program, or its files do not fit together.
+        InputError: The context is longer than the model was trained for.
+        UnavailableError: JAX finds no such device here.
+    """
+
+    limits: RuntimeLimits
+
+    def __init__(
+        self,
+        artifact: Path,
+        variant: str,
+        target: Target,
+        *,
+        slots: int,
+        context: int,
+        threads: int,
+    ) -> None:
+        folder = artifact / variant
+        program = _find_program(artifact, variant, target)
+        if context > program.context:
+            raise InputError(
+                f"context {context} is longer than the {program.context} tokens that "
+                f"{artifact.name} was trained for",
+                hint=f"set the engine's context to {program.context} or less",
+            )
+        device = _open_device(target, threads)
+        _use_compilation_cache(artifact.parent / ".cache" / "xla")
+        self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
+        self._plan = ShapePlan(slots, context)
+        self._lengths = [0] * slots
+        self._weights = _load_weights(folder / "model.safetensors", program, device)
+        cache = next(item for item in program.arguments if item.name == "keys.0")
+        shape = tuple({"N": slots, "C": context}.get(str(n), n) for n in cache.shape)
+        zeros = [jnp.zeros(shape, jnp.float32, device=device) for _ in range(2 * program.layers)]
+        self._keys = tuple(zeros[: program.layers])
+        self._values = tuple(zeros[program.layers :])
+        self._device = device
+        state = (self._weights, self._keys, self._values)
+        self._compiler = StepCompiler(_load_step(folder, program), state, device)
+        self._compiler.start(self._plan.first(), self._plan.all())
+
+    def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        """Append prompt tokens `(S,)` to a slot; float32 logits `(vocab,)` after the last one.
+
+        Raises:
+            ContextLengthError: The slot has no room for them.
+            EngineError: XLA failed.
+        """
+        if len(tokens) == 0:
+            raise InputError("no tokens to prefill", hint="a prompt has at least one token")
+        self._require_room(slot, len(tokens))
+        logits: Any = None
+        for length in self._plan.chunks(self._lengths[slot], len(tokens)):
+            chunk, tokens = tokens[:length], tokens[length:]
+            shape = self._plan.fit(1, length, self._lengths[slot] + len(chunk))
+            logits = self._step(shape, [slot], chunk[None])
+            self._lengths[slot] += len(chunk)
+        last: Logits = np.asarray(logits)[0]
+        return last
+
+    def decode(self, slots: Sequence[int], tokens: NDArray[np.int64]) -> Logits:
+        """Append one token to each slot of `slots`; float32 logits `(len(slots), vocab)`.
+
+        Raises:
+            ContextLengthError: A slot is full.
+            EngineError: XLA failed.
+        """
+        if len(tokens) != len(slots) or not slots or len(set(slots)) != len(slots):
+            raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
+        for slot in slots:
+            self._require_room(slot, 1)
+        end = 1 + max(self._lengths[slot] for slot in slots)
+        shape = self._plan.fit(len(slots), 1, end)
+        logits: Logits = np.asarray(self._step(shape, slots, tokens[:, None]))
+        for slot in slots:
+            self._lengths[slot] += 1
+        return logits[: len(slots)]
+
+    def release(self, slot: int) -> None:
+        """Empty a slot."""
+        self._require_room(slot, 0)
+        self._lengths[slot] = 0
+
+    def close(self) -> None:
+        """Free memory and stop compiling; the runtime is not used afterwards."""
+        self._compiler.close()
+        self._weights, self._keys, self._values = (), (), ()
+
+    def _step(self, shape: StepShape, slots: Sequence[int], tokens: NDArray[np.int64]) -> Any:  # noqa: ANN401
+        """Run one step; `tokens (len(slots), at most shape.length)` are padded to the shape.
+
+        A row too many belongs to a slot that is not asked for: it writes where that slot's
+        next token will be, which nothing reads before it is overwritten.
+        """
+        step, shape = self._compiler.get(shape)
+        others = (slot for slot in range(self.limits.slots) if slot not in slots)
+        rows = [*slots, *(next(others) for _ in range(shape.rows - len(slots)))]
+        padded = np.zeros((shape.rows, shape.length), np.int32)
+        padded[: tokens.shape[0], : tokens.shape[1]] = tokens
+        starts = np.array([self._lengths[slot] for slot in rows], np.int32)
+        counts = np.full(shape.rows, tokens.shape[1], np.int32)
+        window = np.arange(shape.window, dtype=np.int32)
+        inputs = (padded, np.array(rows, np.int32), starts, counts, window)
+        try:
+            logits, self._keys, self._values = step(
+                self._weights,
+                self._keys,
+                self._values,
+                *(jax.device_put(array, self._device) for array in inputs),
+            )
+        except jax.errors.JaxRuntimeError as error:
+            raise EngineError(f"XLA failed in a step of {shape}: {error}") from error
+        return logits
+
+    def _require_room(self, slot: int, count: int) -> None:
+        if not 0 <= slot < self.limits.slots:
+            raise InputError(f"slot {slot} is not one of {self.limits.slots}")
+        if self._lengths[slot] + count > self.limits.context:
+            raise ContextLengthError(
+                f"slot {slot} holds {self._lengths[slot]} of {self.limits.context} tokens; "
+                f"{count} more do not fit",
+                hint="shorten the prompt, or raise the engine's context",
+            )
+
+
+def _find_program(artifact: Path, variant: str, target: Target) -> Program:
+    if not (artifact / variant / PROGRAM).is_file():
+        there = sorted(path.parent.name for path in artifact.glob(f"*/{PROGRAM}"))
+        raise ArtifactError(
+            f"{artifact.name}: variant {variant!r} has no StableHLO program, so {target} cannot "
+            "run it",
+            hint=f"variants that {target} runs: {', '.join(there) or 'none'}",
+        )
+    return load_program(artifact / variant)
+
+
+def _load_step(folder: Path, program: Program) -> export.Exported:
+    path = folder / program.jax_export
+    try:
+        return export.deserialize(bytearray(path.read_bytes()))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: JAX {jax.__version__} cannot read the program: {error}",
+            hint=f"it was exported by JAX {program.jax_version}; build the artifact again",
+        ) from error
+
+
+def _open_device(target: Target, threads: int) -> jax.Device:
+    """The first device of the target's platform; other platforms are not initialised."""
+    os.environ["PJRT_NPROC"] = str(threads)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", target.device)
+    try:
+        return jax.devices(target.device)[0]
+    except RuntimeError as error:
+        jax.config.update("jax_platforms", before)
+        hint = _PLUGINS.get(target.device, f"install a PJRT plugin for {target.device}")
+        raise UnavailableError(f"{target}: JAX finds no such device: {error}", hint=hint) from error
+
+
+def _load_weights(path: Path, program: Program, device: jax.Device) -> tuple[jax.Array, ...]:
+    """The program's weights on the device; on a CPU they stay where the file is mapped."""
+    file = TensorFile(path)
+    mapped = np.memmap(path, np.uint8, mode="r")
+    weights = []
+    for argument in program.arguments:
+        if argument.name.startswith(("keys.", "values.")):
+            break
+        region = file.regions.get(argument.name)
+        if region is None or region.spec.dtype != "F32" or [*region.spec.shape] != argument.shape:
+            raise ArtifactError(
+                f"{path}: tensor {argument.name} is missing, or not float32 {argument.shape}",
+                hint="build the artifact again with `fungible artifact build`",
+            )
+        data = mapped[region.offset : region.offset + region.length]
+        view = data.view(np.float32).reshape(region.spec.shape)
+        weights.append(jax.device_put(view, device, may_alias=True))
+    return tuple(weights)
+
+
+def _use_compilation_cache(root: Path) -> None:
+    """Let JAX keep compiled steps under `root`, unless the user set a place or it is read-only.
+
+    Code for one CPU may use instructions that another lacks, so each kind has its folder.
+    """
+    folder = root / _host_fingerprint()
+    current = jax.config.jax_compilation_cache_dir
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or current == str(folder):
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        compilation_cache.reset_cache()
+
+
+def _host_fingerprint() -> str:
+    lines = ["", platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        lines += [line for line in text.splitlines() if line.startswith(("model name", "flags"))]
+    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:12]
