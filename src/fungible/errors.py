@@ -8,6 +8,7 @@
     │   ├── ArtifactError                           a checkpoint or an artifact
     │   ├── RequestError                            one HTTP request
     │   │   ├── AuthError               HTTP 401
+    │   │   ├── ClientGoneError         HTTP 499    nobody is there to read the answer
     │   │   ├── UnknownModelError       HTTP 404
     │   │   ├── ContextLengthError      HTTP 400    the prompt leaves no room for an answer
     │   │   └── UnsupportedError        HTTP 400    the backend would silently ignore a field
@@ -92,6 +93,13 @@ class AuthError(RequestError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class ClientGoneError(RequestError):
+    """The client closed the connection; the answer has no reader."""
+
+    status = 499
+    code = "client_gone"
 
 
 class UnknownModelError(RequestError):

@@ -1,0 +1,51 @@
+"""`fungible gateway`: serve the contract in front of backends."""
+
+from pathlib import Path
+
+import click
+
+from fungible.cli.options import config_option
+from fungible.cli.serve import bind, run_server
+from fungible.config import Config, load_config
+from fungible.errors import ConfigError
+from fungible.gateway.app import build_gateway
+from fungible.ledger.spool import SpoolWriter
+from fungible.routing.dispatch import Dispatcher
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@click.group()
+def gateway() -> None:
+    """Serve the contract in front of backends."""
+
+
+@gateway.command()
+@config_option
+@click.option("--port", type=click.IntRange(0, 65535), help="Instead of the configured one.")
+@click.option("--json", "as_json", is_flag=True, help="Errors as JSON on stdout, too.")
+def serve(*, config_path: Path, port: int | None, as_json: bool) -> None:
+    """Serve the OpenAI API until SIGINT or SIGTERM.
+
+    Prints one line of JSON with the address when it is ready.
+    """
+    del as_json  # read by the error reporter
+    config = load_config(config_path)
+    _check_keys(config)
+    host = config.gateway.host
+    with bind(host, config.gateway.port if port is None else port) as sock:
+        spool = SpoolWriter(config.spool_path(), "gateway")
+        dispatcher = Dispatcher(config=config, spool=spool)
+        run_server(build_gateway(config, dispatcher, spool), sock, name="gateway")
+
+
+def _check_keys(config: Config) -> None:
+    """Without keys anybody may spend: fine on this machine, nowhere else."""
+    if config.key:
+        return
+    if config.gateway.host not in _LOOPBACK:
+        raise ConfigError(
+            f"gateway.host is {config.gateway.host} and no [key.NAME] is configured",
+            hint="add a key (`fungible key new`), or listen on 127.0.0.1",
+        )
+    click.echo("note: no keys are configured; every local request is accepted", err=True)

@@ -1,0 +1,43 @@
+"""Which backend answers, and which ones are tried after it."""
+
+import hashlib
+
+from fungible.contract.inference import InferenceRequest
+from fungible.routing.table import Route
+
+
+def choose(route: Route, request: InferenceRequest) -> list[str]:
+    """Backends to try, in order: the chosen one once per retry, then the fallbacks.
+
+    The choice is a hash of the session (of the request, if it has none), so a conversation
+    stays where its key/value cache is, and a growing weight moves as few as possible.
+    """
+    sticky = request.attribution.session or request.request_id
+    point = unit_hash(f"{route.model}/{sticky}")
+    chosen = _at(point, route.weights) or route.reference
+    others = [name for name in route.fallback if name != chosen]
+    return [chosen] * (1 + max(route.retries, 0)) + others
+
+
+def in_shadow(route: Route, request: InferenceRequest) -> bool:
+    """Whether this request is among the share that is copied to the shadow backend."""
+    if route.shadow is None:
+        return False
+    return unit_hash(f"shadow/{request.request_id}") < route.shadow.share
+
+
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _at(point: float, weights: dict[str, float]) -> str | None:
+    total = sum(weights.values())
+    if total <= 0:
+        return None
+    mark = point * total
+    for name, weight in sorted(weights.items()):
+        mark -= weight
+        if mark < 0:
+            return name
+    return None
