@@ -33,8 +33,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether content came and the stream ended as it should."""
-        return not self.error and self.first is not None
+        """Whether content came and the stream ended as it should; `first` and `last` are set."""
+        return not self.error
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

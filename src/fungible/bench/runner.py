@@ -103,7 +103,8 @@ async def replay(
         spool: Where the record goes; the dispatcher's own when not given.
 
     Raises:
-        InputError: The speed is not positive, or the backend is not configured.
+        InputError: The speed is not positive.
+        UnavailableError: The backend is not configured.
     """
     due = offsets(trace, speed)
     job = _job(dispatcher, trace, backend, model, run_id)
@@ -139,7 +140,8 @@ async def saturate(
     `summary.total_tokens_per_s` input and output.
 
     Raises:
-        InputError: `concurrency` is below 1, or the backend is not configured.
+        InputError: `concurrency` is below 1.
+        UnavailableError: The backend is not configured.
     """
     if concurrency < 1:
         raise InputError(f"concurrency is {concurrency}; it must be at least 1")
@@ -198,6 +200,7 @@ async def _send(job: _Job, at: int, due: float) -> tuple[Timing, str]:
         )
         return failed, ""
     attempt = dispatched.attempt
+    assert attempt is not None  # noqa: S101  # the body was read to its end
     timing = Timing(
         item_id=item_id,
         due=due,
@@ -210,7 +213,7 @@ async def _send(job: _Job, at: int, due: float) -> tuple[Timing, str]:
             for count in (attempt.in_uncached, attempt.in_cache_read, attempt.in_cache_write)
         ),
         output_tokens=(attempt.out_visible or 0) + (attempt.out_reasoning or 0),
-        error="" if dispatched.status < 400 else f"HTTP {dispatched.status}",
+        error="" if first is not None else "no content in the answer",
     )
     return timing, attempt.binding
 
@@ -280,7 +283,7 @@ def _result(
     loop_lag = percentile(lags, 99)
     invalid = []
     if summary.failed == summary.requests:
-        invalid.append(f"every request failed, the first with: {timings[0].error or 'no content'}")
+        invalid.append(f"every request failed, the first with: {timings[0].error}")
     if scenario == "replay" and summary.send_lag_p99_ms > MAX_SEND_LAG_MS:
         invalid.append(
             f"requests went out up to {summary.send_lag_p99_ms:.0f} ms late (p99, limit "

@@ -63,7 +63,8 @@ async def run_suite(
         spool: Where records go; the dispatcher's own when not given.
 
     Raises:
-        InputError: The backend is not configured, or `concurrency` is below 1.
+        InputError: `concurrency` is below 1.
+        UnavailableError: The backend is not configured.
         DiskError: A record could not be written.
     """
     if concurrency < 1:
@@ -117,8 +118,7 @@ async def _ask(
     except UpstreamError as error:
         return _failed(item, error.message)
     attempt = dispatched.attempt
-    if dispatched.status >= 400:
-        return _failed(item, f"HTTP {dispatched.status}", attempt)
+    assert attempt is not None  # noqa: S101  # the body was read to its end
     try:
         choice = msgspec.json.decode(body, type=_Answer).choices[0]
     except (msgspec.DecodeError, IndexError) as error:
