@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 import click
 
+from fungible.cli.options import common_options, locate_config
 from fungible.cli.tables import cell, moment, money, plain, print_json, print_table
 from fungible.config import DEFAULT_HOME, Config, load_config
 from fungible.contract.inference import Kind
-from fungible.errors import InputError
+from fungible.errors import ConfigError, InputError
 from fungible.ledger.access import Access, open_access
 from fungible.ledger.explain import Explanation, explain
 from fungible.ledger.prices import load_book
@@ -33,18 +34,6 @@ def cost() -> None:
     """
 
 
-def _common(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every cost command takes."""
-    options = [
-        click.option("--home", type=click.Path(path_type=Path), help="Default: .fungible"),
-        click.option("--config", "config_path", type=click.Path(path_type=Path)),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as data."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @cost.command()
 @click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
 @click.option("--since", default="", help="A span such as 1h or 7d, or an ISO date (UTC).")
@@ -55,7 +44,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Which attempts count; idle time is always shown.",
 )
-@_common
+@common_options
 def report(
     *,
     by: Dimension,
@@ -78,7 +67,7 @@ def report(
 @cost.command()
 @click.argument("query")
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(min=1))
-@_common
+@common_options
 def sql(
     *, query: str, max_rows: int, home: Path | None, config_path: Path | None, as_json: bool
 ) -> None:
@@ -100,7 +89,7 @@ def sql(
 
 @cost.command("explain")
 @click.argument("request_id")
-@_common
+@common_options
 def explain_(
     *, request_id: str, home: Path | None, config_path: Path | None, as_json: bool
 ) -> None:
@@ -115,21 +104,21 @@ def explain_(
 
 
 def find_config(home: Path | None, config_path: Path | None) -> Config:
-    """The configuration to use, from what is given and what is there.
+    """The configuration file in use, or defaults around the home where there is none.
 
-    `--config` wins; else `fungible.toml` in the working directory (without `--home`), then in
-    the home; else what `fungible up` last ran with; else defaults around the home.
+    Raises:
+        InputError: There is neither a file nor a home.
     """
-    if config_path is not None:
-        return load_config(config_path)
-    base = home or DEFAULT_HOME
-    here = [Path("fungible.toml")] if home is None else []
-    for path in (*here, base / "fungible.toml", base / "run" / "config.json"):
-        if path.is_file():
-            return load_config(path)
-    if home is not None and not home.is_dir():
-        raise InputError(f"{home}: no such directory", hint="pass the home of `fungible up`")
-    return Config(home=str(base))
+    try:
+        path = locate_config(home, config_path)
+    except ConfigError as error:
+        base = home or DEFAULT_HOME
+        if not base.is_dir():
+            raise InputError(
+                f"{base}: no such directory", hint="run `fungible quickstart`, or pass --home"
+            ) from error
+        return Config(home=str(base))
+    return load_config(path)
 
 
 def parse_since(text: str, now_ns: int) -> int:

@@ -1,5 +1,8 @@
 """Connections to ClickHouse: where a DSN points, and a pool of one client per busy thread."""
 
+import fcntl
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -119,14 +122,17 @@ class ClientPool:
     def lend(self) -> Iterator[Client]:
         """A client for the `with` block."""
         client = self._take()
+        healthy = False
         try:
             yield client
+            healthy = True
         finally:
+            # After an error the embedded engine may leave part of an answer on the handle.
             with self._lock:
-                closed = self._closed
-                if not closed:
+                keep = healthy and not self._closed
+                if keep:
                     self._idle.append(client)
-            if closed:
+            if not keep:
                 client.close()
 
     def close(self) -> None:
@@ -178,6 +184,7 @@ def _connect_embedded(
     get_client: Callable[..., Client], address: Address, limits: dict[str, int], readonly: bool
 ) -> Client:
     Path(address.path).mkdir(parents=True, exist_ok=True)
+    _check_owner(Path(address.path))
     client = get_client(
         interface="chdb",
         path=address.path,
@@ -211,18 +218,38 @@ def _connect_server(
     return get_client(**where, database=address.database, settings=settings)
 
 
+def _check_owner(path: Path) -> None:
+    """Refuse before the engine does: it would only say so on stderr.
+
+    The engine holds a lock on `status`, where it also writes its process's number.
+    """
+    try:
+        with (path / "status").open("rb") as status:
+            found = re.search(rb"PID: (\d+)", status.read())
+            fcntl.flock(status, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return
+    except BlockingIOError as error:
+        pid = int(found[1]) if found else 0
+        if pid == os.getpid():
+            return
+        raise UnavailableError(
+            f"{path}: process {pid} has the ledger open",
+            hint="it is asked through `fungible control`; otherwise stop that process",
+        ) from error
+
+
 def _refused(address: Address, message: str) -> UnavailableError:
     if "already initialized with path" in message:
         return UnavailableError(
             f"{address.path}: this process has another embedded ledger open",
             hint="close it first; one process holds one embedded ledger",
         )
-    if "lock" in message.lower():
-        return UnavailableError(
-            f"{address.path}: another process has the ledger open",
-            hint="ask through `fungible control`, or stop the other process",
-        )
-    return UnavailableError(f"{address.path}: cannot open the ledger: {message[:300]}")
+    reason = message.rsplit("DB::Exception: ", 1)[-1][:300]
+    return UnavailableError(
+        f"{address.path}: cannot open the ledger: {reason}",
+        hint="the engine wrote the reason to stderr; is another process using it?",
+    )
 
 
 def _missing(error: ImportError) -> MissingExtraError:

@@ -8,7 +8,6 @@ import msgspec
 from fungible.errors import InputError
 from fungible.ledger.prices import LEAVES, PriceBook, PriceRow
 from fungible.ledger.queries import Queryable
-from fungible.ledger.store import EVERYTHING
 
 RULES = {
     "contracted": "tokens of each leaf × price per million tokens at the attempt's start, exact",
@@ -83,7 +82,6 @@ def explain(source: Queryable, book: PriceBook, request_id: str) -> Explanation:
         "SELECT * FROM cost_lines WHERE has({ids:Array(String)}, attempt_id)"
         " ORDER BY window_start_ns, lease_id, known_ns",
         {"ids": [row["attempt_id"] for row in attempts]},
-        max_rows=EVERYTHING,
     ).dicts()
     explained = [
         _attempt(row, [line for line in lines if line["attempt_id"] == row["attempt_id"]], book)

@@ -154,6 +154,8 @@ class Store:
             raise QueryError("the query is empty", hint="for example: SELECT * FROM attempts")
         if readonly and "outfile" in text.lower():
             raise QueryError("INTO OUTFILE is not allowed here", hint="redirect the output")
+        if _WHOLE.match(text) and ";" in text:
+            raise QueryError("one statement at a time", hint="leave the semicolon out")
         with self._client(readonly=readonly, asked=True) as client:
             if _WHOLE.match(text):
                 return _whole(client, text, params, max_rows)
