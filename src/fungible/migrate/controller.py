@@ -18,6 +18,8 @@ from fungible.migrate.routes import admitted_route, route_for
 from fungible.migrate.states import Migration, Transition
 from fungible.routing.table import Route, RouteTable
 
+_BY_HAND = "the route was changed while it ran; it stays as it is now"
+
 
 class Evidence(Protocol):
     """Reads the ledger. Rows come deduplicated by their identifiers, in any order."""
@@ -186,6 +188,8 @@ class MigrationController:
         if self._gone(migration):
             back = Transition(to="rolled_back", reason="the configuration no longer lists it")
             return self._take(migration, back, None)
+        if self._changed_by_hand(migration):
+            return self._take(migration, Transition(to="rolled_back", reason=_BY_HAND), None)
         plan = self.plan(migration.model, migration.candidate)
         refusal = plan.refusal
         if refusal is None and plan.binding != migration.binding:
@@ -209,6 +213,9 @@ class MigrationController:
             self._store.save(migration)
         return migration
 
+    def _changed_by_hand(self, migration: Migration) -> bool:
+        return self._store.active().routes.get(migration.model) != migration.route
+
     def _gone(self, migration: Migration) -> bool:
         route = self._config.route.get(migration.model)
         if route is None:
@@ -219,13 +226,8 @@ class MigrationController:
         self, migration: Migration, transition: Transition, plan: MigrationPlan | None
     ) -> Migration:
         now = self._clock()
-        current = self._store.active().routes.get(migration.model)
-        if transition.to not in ("gated", "refused") and current != migration.route:
-            transition = msgspec.structs.replace(
-                transition,
-                to="rolled_back",
-                reason="the route was changed while it ran; it stays as it is now",
-            )
+        if migration.active and self._changed_by_hand(migration):
+            transition = msgspec.structs.replace(transition, to="rolled_back", reason=_BY_HAND)
             after, route = migration.take(transition, now), None
         else:
             after = migration.take(transition, now)
