@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import signal
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -139,5 +138,6 @@ def test_the_stream_repeats_and_ends_with_the_server(tmp_path: Path) -> None:
                 rest = stream.read()
         assert len(re.findall(rb"event: snapshot\ndata: \{.*\}\n\n", text + rest)) >= 3
         _, errors = process.communicate(timeout=30)
-    assert process.returncode in (0, -signal.SIGTERM)
-    assert errors == "", "a stream that had to be cancelled is logged"
+    # Code 0: the server came back to its caller, who closed the ledger. A stream that had to
+    # be cancelled would be logged.
+    assert (process.returncode, errors) == (0, "")

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import click
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import HANDLED_SIGNALS
 
 from fungible.errors import PortInUseError, UnavailableError
 
@@ -67,7 +70,7 @@ def run_server(
 
 
 class _Server(uvicorn.Server):
-    """Says that it stops before it waits for open responses to end."""
+    """Says that it stops before it waits for open responses to end, then returns to its caller."""
 
     def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
@@ -76,6 +79,23 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.set()
         await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end `serve`, no more.
+
+        uvicorn's own raises them again afterwards, which would end the process before its
+        callers could close the ledger and withdraw what they announced.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _announcing(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
