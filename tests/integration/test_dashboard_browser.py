@@ -179,10 +179,12 @@ def test_a_verdict_shows_the_numbers_that_refused(visit: Visit) -> None:
 
 
 def test_new_rows_appear_by_themselves(visit: Visit, url: str) -> None:
-    before = live(url)["totals"]["requests"]
+    before = live(url)["totals"]
     send(url, backend=CANDIDATE, feature="chat", count=7)
-    visit.wait("#tile-requests", f"{before + 7:,}")
-    visit.wait("#tile-cost", dollars(live(url)["totals"]["cost"]))
+    visit.wait("#tile-requests", f"{before['requests'] + 7:,}")
+    spent = Decimal(live(url)["totals"]["cost"])
+    assert spent > Decimal(before["cost"])
+    visit.wait("#tile-cost", dollars(str(spent)))
     visit.wait("#loop-ledger", f"{live(url)['totals']['attempts']:,} attempts")
 
 

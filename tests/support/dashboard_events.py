@@ -36,10 +36,11 @@ EDGES = [
 def attempt(
     number: int, *, backend: str, ended_ns: int, kind: Kind = "serve", **more: object
 ) -> AttemptEvent:
-    """One attempt of half a second, with a first token after 40 to 120 ms."""
+    """One attempt; the reference takes twice as long as the others, to its first token too."""
     rng = random.Random(number)
     target, variant = VARIANTS.get(backend, ("onnxruntime:cpu", "int4"))
-    took = S // 2
+    slow = 2 if backend == REFERENCE else 1
+    took = slow * S // 4
     fields: dict[str, object] = {
         "attempt_id": f"att_{number:08d}",
         "request_id": f"req_{number:08d}",
@@ -54,7 +55,7 @@ def attempt(
         "variant": variant,
         "streamed": True,
         "started_ns": ended_ns - took,
-        "first_token_ns": ended_ns - took + rng.randrange(40, 120) * 1_000_000,
+        "first_token_ns": ended_ns - took + rng.randrange(20 * slow, 60 * slow) * 1_000_000,
         "ended_ns": ended_ns,
         "status": "ok",
         "http_status": 200,
@@ -117,53 +118,55 @@ def proving(now_ns: int) -> Iterator[AttemptEvent]:
         yield attempt(200_000 + number, backend=CANDIDATE, ended_ns=at, kind="shadow")
 
 
-def evidence(now_ns: int) -> Iterator[Record]:
-    """Verdicts, the edges of one migration, two replays."""
-    common = {
+def _verdict(name: str, candidate: str, decided_ns: int, **more: object) -> VerdictEvent:
+    fields: dict[str, object] = {
+        "verdict_id": name,
         "model": "assistant",
         "suite": "everyday",
         "suite_hash": "5f",
         "plan_hash": "9a",
+        "candidate": candidate,
         "reference": REFERENCE,
-        "reference_binding": "r",
+        "binding": candidate,
+        "reference_binding": REFERENCE,
         "items": 96,
         "reference_score": 0.8125,
         "margin": 0.05,
-        "expires_ns": now_ns + 30 * 86_400 * S,
+        "decided_ns": decided_ns,
+        "expires_ns": decided_ns + 30 * 86_400 * S,
     }
-    yield VerdictEvent(
-        verdict_id="ver_1",
-        candidate=REFUSED,
-        binding="n",
+    return VerdictEvent(**(fields | more))  # type: ignore[arg-type]
+
+
+def verdicts(now_ns: int) -> Iterator[VerdictEvent]:
+    """One refusal with its reasons, one pass."""
+    yield _verdict(
+        "ver_1",
+        REFUSED,
+        now_ns - 560 * S,
         outcome="fail",
         candidate_score=0.2396,
         loss_upper=0.6481,
-        decided_ns=now_ns - 560 * S,
         reasons=[
             "lost 57.3 points; the 95 % bound 64.8 is above the margin of 5.0",
             "41 of 96 answers ran to the token limit; 2 on the reference",
         ],
         metrics={"lost": 58.0, "gained": 3.0, "flips": 0.6354, "kl_divergence": 2.417},
-        **common,
     )
-    yield VerdictEvent(
-        verdict_id="ver_2",
-        candidate=CANDIDATE,
-        binding="c",
+    yield _verdict(
+        "ver_2",
+        CANDIDATE,
+        now_ns - 530 * S,
         outcome="pass",
         candidate_score=0.8021,
         loss_upper=0.0317,
-        decided_ns=now_ns - 530 * S,
         metrics={"lost": 2.0, "gained": 1.0, "flips": 0.0313, "kl_divergence": 0.0041},
-        **common,
     )
+
+
+def migration(now_ns: int) -> Iterator[MigrationEvent]:
+    """The edges of one migration, up to its promotion."""
     for before, after, weight, version, reason, at_s in EDGES:
-        numbers = {
-            "requests": 40.0 + at_s,
-            "failed": 0.0,
-            "e_hold": 20.0 + at_s / 100,
-            "cost_per_mtok": 8.25,
-        }
         yield MigrationEvent(
             migration_id="mig_1",
             model="assistant",
@@ -174,13 +177,14 @@ def evidence(now_ns: int) -> Iterator[Record]:
             weight=weight,
             route_version=version,
             reason=reason,
-            evidence=numbers,
+            evidence={"requests": 40.0 + at_s, "failed": 0.0, "e_hold": 20.0 + at_s / 100},
             at_ns=now_ns - (520 - at_s) * S,
         )
-    for backend, p50, p99, speed in (
-        (REFERENCE, 61.2, 214.0, 41.25),
-        (CANDIDATE, 23.8, 75.5, 66.5),
-    ):
+
+
+def replays(now_ns: int) -> Iterator[BenchEvent]:
+    """The same trace on two backends."""
+    for backend, p50, p99, rate in ((REFERENCE, 61.2, 214.0, 41.25), (CANDIDATE, 23.8, 75.5, 66.5)):
         yield BenchEvent(
             run_id=f"run_{backend}",
             trace="everyday",
@@ -191,24 +195,30 @@ def evidence(now_ns: int) -> Iterator[Record]:
             valid=True,
             ttft_p50_ms=p50,
             ttft_p99_ms=p99,
-            tokens_per_s=speed,
+            tokens_per_s=rate,
             wall_s=40.0,
             at_ns=now_ns - 545 * S,
         )
 
 
+def lease(backend: str, began_ns: int, seen_ns: int) -> LeaseEvent:
+    """A machine held from `began_ns` to `seen_ns`."""
+    return LeaseEvent(
+        lease_id=f"lease_{backend}",
+        backend=backend,
+        accelerator="cpu-x86",
+        started_ns=began_ns,
+        seen_ns=seen_ns,
+    )
+
+
 def leases(now_ns: int) -> Iterator[LeaseEvent]:
     """Ten minutes of two machines."""
     for backend in (REFERENCE, CANDIDATE):
-        yield LeaseEvent(
-            lease_id=f"lease_{backend}",
-            backend=backend,
-            accelerator="cpu-x86",
-            started_ns=now_ns - 600 * S,
-            seen_ns=now_ns,
-        )
+        yield lease(backend, now_ns - 600 * S, now_ns)
 
 
 def loop(now_ns: int) -> list[Record]:
     """All of it, as one list."""
-    return [*traffic(now_ns), *proving(now_ns), *evidence(now_ns), *leases(now_ns)]
+    evidence = [*verdicts(now_ns), *migration(now_ns), *replays(now_ns)]
+    return [*traffic(now_ns), *proving(now_ns), *evidence, *leases(now_ns)]

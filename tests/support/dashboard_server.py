@@ -28,7 +28,7 @@ from fungible.ledger.pricing import reprice
 from fungible.ledger.store import Store, open_store
 from fungible.routing.table import Route as ActiveRoute
 from fungible.routing.table import RouteTable
-from support.dashboard_events import CANDIDATE, REFERENCE, REFUSED, attempt, loop
+from support.dashboard_events import CANDIDATE, REFERENCE, REFUSED, S, attempt, lease, loop
 
 SHEET = """\
 key,unit,leaf,price,currency,source,note
@@ -65,12 +65,14 @@ def _add_attempts(store: Store, config: Config, numbers: "itertools.count[int]")
     async def add(request: Request) -> Response:
         wanted = await request.json()
         now = time.time_ns()
+        who = {"feature": wanted["feature"], "customer": "acme"}
         records: list[Record] = [
-            attempt(
-                next(numbers), backend=wanted["backend"], ended_ns=now, feature=wanted["feature"]
-            )
+            attempt(next(numbers), backend=wanted["backend"], ended_ns=now, **who)
             for _ in range(wanted["count"])
         ]
+        if len(sys.argv) > 2:
+            began = int(sys.argv[2]) - 600 * S
+            records += [lease(backend, began, now) for backend in (REFERENCE, CANDIDATE)]
         store.insert(records, f"live-{now}")
         reprice(store, load_book(config), now)
         return JSONResponse({"added": len(records)})

@@ -42,8 +42,8 @@ class Feed:
 
     Args:
         read: Makes one snapshot; any exception becomes a `trouble` event.
-        interval: Seconds between the starts of two reads; a read that takes longer than half
-            of it is given as much rest as it took, so that a large ledger is not kept busy.
+        interval: Seconds between the starts of two reads. After a long read the rest is at
+            least twice as long as it took, so that a large ledger is not kept busy.
         slow: Seconds after which a running read is reported as slow.
     """
 
@@ -105,7 +105,7 @@ class Feed:
                 self._publish(_trouble(f"the ledger has not answered for {taken:.0f} s"))
             self._publish(reading.result())
             took = time.monotonic() - started
-            await asyncio.sleep(max(self._interval - took, took, 0.0))
+            await asyncio.sleep(max(self._interval - took, 2 * took))
 
     def _start_reading(self) -> asyncio.Task[Frame]:
         if self._reading is None or self._reading.done():

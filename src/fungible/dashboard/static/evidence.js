@@ -9,7 +9,7 @@ export function showVerdicts({ verdicts, at_ms: now }) {
   keyed($("verdicts"), verdicts, (card) => card.verdict_id, verdictCard, (node, card) => {
     set(node.querySelector("time"), ago(card.decided_ms, now));
   });
-  const what = "No verdict yet. Ask for one with: fungible eval run.";
+  const what = "No verdict yet. Ask for one with: fungible eval run --backend CANDIDATE.";
   emptied($("empty-verdicts"), [$("verdicts")], verdicts.length ? "" : what);
 }
 
@@ -68,7 +68,7 @@ export function showMigrations({ migrations, at_ms: now }) {
     const at = chosen.get(item.migration_id) ?? item.edges.length - 1;
     choose(node, item.edges[at] ?? last, at);
   });
-  const what = "No migration yet. Start one with: fungible migrate start.";
+  const what = "No migration yet. Start one with: fungible migrate start MODEL CANDIDATE.";
   emptied($("empty-migrations"), [$("migrations")], migrations.length ? "" : what);
 }
 

@@ -108,7 +108,7 @@ export function showSpend({ spend, currency, totals }) {
 }
 
 export function showReplays({ replays }) {
-  const what = "No replay yet. Send the same recorded traffic to each backend with: fungible bench replay.";
+  const what = "No replay yet. Send the same recorded traffic to each backend with: fungible bench replay --backend BACKEND.";
   emptied($("empty-replays"), [$("replays").closest(".scroll")], replays.length ? "" : what);
   keyed($("replays"), replays, (row) => `${row.trace}\n${row.backend}`, () => el("tr"), (node, row) => cells(node, [
     [row.backend], [row.trace], [count(row.requests), "n"], [count(row.failed), row.failed ? "n bad" : "n"],
