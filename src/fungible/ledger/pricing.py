@@ -27,27 +27,27 @@ from fungible.ledger.lines import (
 from fungible.ledger.prices import LEAVES, PriceBook
 from fungible.ledger.store import EVERYTHING, Store
 
-# A row may become visible a little after the moment of ingestion that it carries.
-SLACK_NS = 10 * 1_000_000_000
 CHUNK_ROWS = 20_000
 RUN_MINUTES = 30
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the last call came: attempts there were, and the newest moment of ingestion."""
+    """How far the last call came: attempts priced, newest moments of ingestion seen."""
 
     known_ns: int = 0
     book: str = ""
-    watermark_ns: int = 0
     attempts: int = 0
+    attempts_ns: int = 0
+    leases_ns: int = 0
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call looks at: rows ingested after `since_ns`, or `anew` everything."""
+    """What one call looks at: rows ingested after these moments, or `anew` everything."""
 
     known_ns: int
-    since_ns: int
-    anew: bool
+    attempts_ns: int = -1
+    leases_ns: int = -1
+    anew: bool = False
 
 
 def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
@@ -63,20 +63,22 @@ def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
     if not book.rows:
         return 0
     last = _progress(store)
-    since = last.watermark_ns - SLACK_NS
-    here, recent = _present(store, since, last)
-    # Rows that came without being recent: a clock went back, so nothing may be assumed.
-    anew = last.book != book.digest or here.attempts - last.attempts > recent
-    if not anew and here == last:
+    here = _present(store, last)
+    anew = here is None or last.book != book.digest
+    if here is None or anew:
+        here = _everything(store)
+    elif here == last:
         return 0
     known = max(now_ns, last.known_ns + 1)
-    scope = Scope(known_ns=known, since_ns=-1 if anew else since, anew=anew)
+    scope = Scope(known_ns=known, attempts_ns=last.attempts_ns, leases_ns=last.leases_ns)
+    if anew:
+        scope = Scope(known_ns=known, anew=True)
     appended, late = 0, defaultdict[str, list[Busy]](list)
-    for rows in _attempts(store, scope.since_ns):
+    for rows in _attempts(store, scope):
         appended += _price_tokens(store, book, scope, rows)
         for row in rows:
             late[row["backend"]].append(_busy(row))
-    for lease, is_new in _leases(store, scope.since_ns):
+    for lease, is_new in _leases(store, scope):
         dirty = _dirty_minutes(store, lease, scope, is_new, late[lease.backend])
         for span in _runs(dirty):
             appended += _price_windows(store, book, scope, lease, span)
@@ -86,30 +88,43 @@ def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
 
 
 def _progress(store: Store) -> Progress:
-    rows = store.query(
-        "SELECT known_ns, book, watermark_ns, attempts FROM pricing_runs"
-        " ORDER BY known_ns DESC LIMIT 1"
-    )
+    rows = store.query("SELECT * FROM pricing_runs ORDER BY known_ns DESC LIMIT 1")
     return msgspec.convert(rows.dicts()[0], Progress) if rows.rows else Progress()
 
 
-def _present(store: Store, since: int, last: Progress) -> tuple[Progress, int]:
-    """`last` at what the ledger holds now, and how many attempts were ingested after `since`."""
-    rows = store.query(
-        "SELECT (SELECT max(ingested_ns) FROM attempt_events WHERE ingested_ns > {since:Int64}),"
-        " (SELECT max(ingested_ns) FROM leases WHERE ingested_ns > {since:Int64}),"
-        " (SELECT count() FROM attempt_events),"
-        " (SELECT count() FROM attempt_events WHERE ingested_ns > {since:Int64})",
-        {"since": since},
+def _present(store: Store, last: Progress) -> Progress | None:
+    """`last`, moved on to what the ledger holds now; `None` when rows came unnoticed.
+
+    A row is unnoticed when a clock that went back stamped it with a moment already seen. The
+    total is read first, so an insert in between can't look like one.
+    """
+    total = store.query("SELECT count() FROM attempt_events").rows[0][0]
+    new, newest = store.query(
+        "SELECT count(), max(ingested_ns) FROM attempt_events WHERE ingested_ns > {since:Int64}",
+        {"since": last.attempts_ns},
+    ).rows[0]
+    if total - new > last.attempts:
+        return None
+    return msgspec.structs.replace(
+        last,
+        attempts=last.attempts + new,
+        attempts_ns=max(newest, last.attempts_ns),
+        leases_ns=_newest_lease(store),
     )
-    newest_attempt, newest_lease, attempts, recent = (int(cell or 0) for cell in rows.rows[0])
-    watermark = max(newest_attempt, newest_lease, last.watermark_ns)
-    here = msgspec.structs.replace(last, watermark_ns=watermark, attempts=attempts)
-    return here, recent
 
 
-def _attempts(store: Store, since: int) -> Iterator[list[dict[str, Any]]]:
-    """Attempts ingested after `since`, oldest first, in chunks."""
+def _everything(store: Store) -> Progress:
+    rows = store.query("SELECT count(), max(ingested_ns) FROM attempt_events").rows
+    attempts, newest = rows[0]
+    return Progress(attempts=attempts, attempts_ns=newest, leases_ns=_newest_lease(store))
+
+
+def _newest_lease(store: Store) -> int:
+    return int(store.query("SELECT max(ingested_ns) FROM leases").rows[0][0])
+
+
+def _attempts(store: Store, scope: Scope) -> Iterator[list[dict[str, Any]]]:
+    """Attempts in scope, oldest first, in chunks."""
     started, attempt_id = -1, ""
     while True:
         rows = store.query(
@@ -117,7 +132,7 @@ def _attempts(store: Store, since: int) -> Iterator[list[dict[str, Any]]]:
             " FROM attempt_events WHERE ingested_ns > {since:Int64}"
             " AND (started_ns, attempt_id) > ({started:Int64}, {id:String})"
             f" ORDER BY started_ns, attempt_id LIMIT {CHUNK_ROWS}",
-            {"since": since, "started": started, "id": attempt_id},
+            {"since": scope.attempts_ns, "started": started, "id": attempt_id},
         ).dicts()
         if rows:
             yield rows
@@ -163,13 +178,13 @@ def _token_line(book: PriceBook, row: dict[str, Any]) -> Line | None:
     )
 
 
-def _leases(store: Store, since: int) -> Iterator[tuple[Lease, bool]]:
+def _leases(store: Store, scope: Scope) -> Iterator[tuple[Lease, bool]]:
     """Every lease at its last heartbeat, and whether that is news."""
     rows = store.query(
         "SELECT lease_id, any(l.backend), min(l.started_ns) AS start, max(l.seen_ns),"
         " max(l.ingested_ns) > {since:Int64}"
         " FROM leases AS l GROUP BY lease_id ORDER BY start, lease_id",
-        {"since": since},
+        {"since": scope.leases_ns},
         max_rows=EVERYTHING,
     )
     for lease_id, backend, started, seen, is_new in rows.rows:

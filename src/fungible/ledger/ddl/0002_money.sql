@@ -34,14 +34,15 @@ CREATE TABLE IF NOT EXISTS idle_lines
 ENGINE = MergeTree
 ORDER BY (lease_id, window_start_ns, known_ns);
 
--- How far pricing has come: `attempts` rows, everything ingested up to `watermark_ns`, under
--- this price book.
+-- How far pricing has come under which price book: this many attempts, and everything that was
+-- ingested until these moments.
 CREATE TABLE IF NOT EXISTS pricing_runs
 (
     known_ns Int64,
     book String,
-    watermark_ns Int64,
-    attempts Int64
+    attempts Int64,
+    attempts_ns Int64,
+    leases_ns Int64
 )
 ENGINE = ReplacingMergeTree(known_ns)
 ORDER BY tuple();
