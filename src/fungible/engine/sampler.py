@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fungible.errors import EngineError
 
 _COLDEST = 1e-5  # below it, dividing by the temperature overflows float32: greedy, as in vLLM
+_BLOCK = 256
 _IMPOSSIBLE = -9999.0  # OpenAI's stand-in for a log-probability of minus infinity
 
 
@@ -67,34 +68,44 @@ class Sampler:
         return Sampled(token, logprob, top)
 
     def _draw(self, logits: NDArray[np.float32], best: int, random: np.random.Generator) -> int:
-        with np.errstate(under="ignore"):
-            weights = np.exp((logits - logits[best]) / np.float32(self._params.temperature))
+        weights = np.exp((logits - logits[best]) / np.float32(self._params.temperature))
         if self._params.top_p < 1:
-            tokens = _nucleus(weights, self._params.top_p)
-            at = _invert(weights[tokens], random.random())
-            return int(tokens[at])
+            weights[weights < _nucleus_edge(weights, self._params.top_p)] = 0
         return _invert(weights, random.random())
 
 
 def _invert(weights: NDArray[np.float32], uniform: float) -> int:
-    """Index drawn in proportion to `weights` (inverse of the cumulative distribution)."""
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    # Just under the total, so that rounding never points past the last positive weight.
-    point = min(uniform * cumulative[-1], np.nextafter(cumulative[-1], 0))
-    return int(np.searchsorted(cumulative, point, side="right"))
+    """Index drawn in proportion to `weights` (inverse of the cumulative distribution).
+
+    First the block, then the index in it: a cumulative sum over a whole vocabulary takes forty
+    times as long.
+    """
+    starts = np.arange(0, weights.size, _BLOCK)
+    cumulative = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    block, rest = _search(cumulative, uniform * cumulative[-1])
+    inside = np.cumsum(weights[starts[block] : starts[block] + _BLOCK], dtype=np.float64)
+    index, _ = _search(inside, rest)
+    return int(starts[block]) + index
 
 
-def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
-    """The fewest most likely tokens that together hold `top_p`, most likely first.
+def _search(cumulative: NDArray[np.float64], point: float) -> tuple[int, float]:
+    """Where `point` falls, and how far into that place; never past the last positive step."""
+    point = min(point, np.nextafter(cumulative[-1], 0))
+    at = int(np.searchsorted(cumulative, point, side="right"))
+    return at, float(point - (cumulative[at - 1] if at else 0.0))
+
+
+def _nucleus_edge(weights: NDArray[np.float32], top_p: float) -> np.float32:
+    """Weight of the least likely token among the fewest that together hold `top_p`.
 
     Tokens below (1 − top_p) / vocab hold at most 1 − top_p together, so the nucleus lies in
     the rest, which is short enough to sort.
     """
     total = weights.sum(dtype=np.float64)
-    candidates = np.flatnonzero(weights >= (1 - top_p) * total / weights.size)
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    cumulative = np.cumsum(weights[order], dtype=np.float64)
-    return order[: int(np.searchsorted(cumulative, top_p * total)) + 1]
+    likely = np.sort(weights[weights >= (1 - top_p) * total / weights.size])[::-1]
+    cumulative = np.cumsum(likely, dtype=np.float64)
+    edge: np.float32 = likely[min(np.searchsorted(cumulative, top_p * total), likely.size - 1)]
+    return edge
 
 
 def log_probabilities(
@@ -103,16 +114,18 @@ def log_probabilities(
     """Natural-log probability of `token` and the `count` most likely tokens with theirs.
 
     The distribution is the model's own over the whole vocabulary, before temperature and
-    top_p. Computed in float64.
+    top_p. Equally likely tokens come in order of their ids.
     """
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max()
-    with np.errstate(under="ignore"):
-        shifted -= np.log(np.exp(shifted).sum())
-    np.maximum(shifted, _IMPOSSIBLE, out=shifted)
+    peak = logits.max()
+    normaliser = float(peak) + np.log(np.exp(logits - peak).sum(dtype=np.float64))
+
+    def logprob(one: int) -> float:
+        return max(float(logits[one]) - float(normaliser), _IMPOSSIBLE)
+
     if count == 0:
-        return float(shifted[token]), ()
-    count = min(count, shifted.size)
-    likely = np.argpartition(-logits, count - 1)[:count]
-    likely = likely[np.lexsort((likely, -logits[likely]))]
-    return float(shifted[token]), tuple((int(one), float(shifted[one])) for one in likely)
+        return logprob(token), ()
+    count = min(count, logits.size)
+    edge = np.partition(logits, logits.size - count)[logits.size - count]
+    likely = np.flatnonzero(logits >= edge)
+    likely = likely[np.argsort(-logits[likely], kind="stable")][:count]
+    return logprob(token), tuple((one, logprob(one)) for one in likely.tolist())

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fungible.engine.sampler import Sampler, SamplingParams, _nucleus, log_probabilities
+from fungible.engine.sampler import (
+    Sampler,
+    SamplingParams,
+    _invert,
+    _nucleus_edge,
+    log_probabilities,
+)
 from fungible.errors import EngineError
 
 logit_rows = arrays(
@@ -67,12 +73,23 @@ def test_the_nucleus_is_the_smallest_set_that_holds_top_p(
     weights: np.ndarray, top_p: float
 ) -> None:
     weights[0] = 1.0  # the most likely token's weight is 1 by construction
-    found = _nucleus(weights, top_p)
-    order = np.argsort(-weights, kind="stable")
-    cumulative = np.cumsum(weights[order], dtype=np.float64)
-    size = int(np.searchsorted(cumulative, top_p * weights.sum(dtype=np.float64))) + 1
-    assert abs(len(found) - size) <= 1, "one more or less where sums round differently"
-    assert found.tolist() == order[: len(found)].tolist()
+    edge = _nucleus_edge(weights, top_p)
+    total = math.fsum(weights)
+    assert math.fsum(weights[weights >= edge]) >= top_p * total * (1 - 1e-12)
+    assert math.fsum(weights[weights > edge]) <= top_p * total * (1 + 1e-12)
+
+
+@given(
+    arrays(np.float32, st.integers(1, 700), elements=st.floats(0, 1, width=32)),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_inverts_the_cumulative_distribution(weights: np.ndarray, uniform: float) -> None:
+    weights[len(weights) // 2] = 1.0
+    index = _invert(weights, uniform)
+    assert weights[index] > 0
+    below, total = math.fsum(weights[:index]), math.fsum(weights)
+    slack = 1e-9 * total
+    assert below - slack <= uniform * total <= below + float(weights[index]) + slack
 
 
 def test_top_p_never_draws_outside_the_nucleus() -> None:
@@ -94,11 +111,11 @@ def test_log_probabilities_are_a_log_softmax(
     exact = [float(value) for value in logits]
     peak = max(exact)
     total = math.log(math.fsum(math.exp(value - peak) for value in exact)) + peak
-    assert logprob == pytest.approx(exact[token] - total, abs=1e-9)
+    assert logprob == pytest.approx(exact[token] - total, abs=1e-5)
     assert len(top) == min(count, logits.size)
     ranked = sorted(range(logits.size), key=lambda one: (-exact[one], one))
-    assert [exact[one] for one, _ in top] == [exact[one] for one in ranked[: len(top)]]
-    assert all(value == pytest.approx(exact[one] - total, abs=1e-9) for one, value in top)
+    assert [one for one, _ in top] == ranked[: len(top)]
+    assert all(value == pytest.approx(exact[one] - total, abs=1e-5) for one, value in top)
 
 
 def test_log_probabilities_stay_finite() -> None:
