@@ -63,7 +63,7 @@ def read_snapshot(store: Store, config: Config, now_ns: int | None = None) -> Sn
         "now_from": now - NOW_S * NS,
     }
     groups = store.query(queries.BACKENDS, params).dicts()
-    idle = {row["backend"]: row["spent"] for row in store.query(queries.IDLE, params).dicts()}
+    idle = store.query(queries.IDLE, params).dicts()
     verdicts = [_verdict(row) for row in store.query(queries.VERDICTS).dicts()]
     routes = read_routes(config)
     return Snapshot(
@@ -129,7 +129,7 @@ def simulated_prices(config: Config) -> tuple[list[str], str]:
     return sorted(marked), ""
 
 
-def _totals(groups: list[Row], idle: Mapping[str, Decimal]) -> Totals:
+def _totals(groups: list[Row], idle: list[Row]) -> Totals:
     serving = [row for row in groups if row["serving"]]
     proving = [row for row in groups if not row["serving"]]
     attempts, errors = _count(serving, "attempts"), _count(serving, "errors")
@@ -145,7 +145,7 @@ def _totals(groups: list[Row], idle: Mapping[str, Decimal]) -> Totals:
         tokens=_count(groups, "tokens"),
         cost=_text(cost),
         proving_cost=_text(_amount(proving, "spent")),
-        idle_cost=_text(sum(idle.values(), Decimal(0))),
+        idle_cost=_text(_amount(idle, "spent")),
         cost_per_mtok=per_million(cost, _count(groups, "priced_tokens")),
         unpriced=_count(groups, "unpriced"),
         unattributed_cost=_text(unattributed),
@@ -156,7 +156,7 @@ def _totals(groups: list[Row], idle: Mapping[str, Decimal]) -> Totals:
 
 def _backends(
     groups: list[Row],
-    idle: Mapping[str, Decimal],
+    idle: list[Row],
     verdicts: list[VerdictCard],
     routes: Routes,
     config: Config,
@@ -171,7 +171,8 @@ def _backends(
         newest.setdefault(verdict.candidate, verdict)
     rows = []
     for name, parts in of.items():
-        row = _backend(name, parts, idle.get(name, Decimal(0)), config)
+        unused = _amount((line for line in idle if line["backend"] == name), "spent")
+        row = _backend(name, parts, unused, config)
         row.reference = any(route.reference == name for route in routes.models)
         shares = [route.shares.get(name, 0.0) for route in routes.models]
         row.weight = sum(shares) / len(shares) if shares and name in config.backend else None

@@ -19,7 +19,7 @@ SCALE = 10**18
 
 @given(st.integers(0, 10**30), st.integers(1, 10**15))
 def test_cost_per_million_is_exact_to_eighteen_digits(units: int, tokens: int) -> None:
-    text = per_million(Decimal(units).scaleb(-18), tokens)
+    text = per_million(Decimal(f"{units}E-18"), tokens)
     assert text is not None
     assert "E" not in text
     off = abs(Fraction(text) - Fraction(units, SCALE) * 1_000_000 / tokens)
