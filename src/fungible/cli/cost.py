@@ -176,8 +176,8 @@ def _print_report(shown: CostReport) -> None:
     print_table(columns, rows, title=f"Cost ({shown.kind})", right=columns[1:])
     if shown.unpriced:
         click.echo(
-            f"{shown.unpriced} attempts have no price and are in no sum: add them to the price"
-            " sheet, or see `fungible cost explain`",
+            f"attempts without a price: {shown.unpriced}; they are in no sum (see `fungible cost"
+            " explain`)",
             err=True,
         )
 
