@@ -18,6 +18,17 @@ from fungible.errors import ArtifactError
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+# Above any published model; what is larger is a damaged file.
+_LARGEST = {
+    "layers": 1_000,
+    "hidden": 1 << 20,
+    "intermediate": 1 << 22,
+    "heads": 1 << 12,
+    "kv_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "vocab": 1 << 22,
+    "context": 1 << 20,
+}
 
 
 class Blocks4(msgspec.Struct, frozen=True):
@@ -92,18 +103,21 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def check_config(config: ModelConfig, where: str) -> None:
     """Raise `ArtifactError` when sizes cannot belong to a Llama model that we can build."""
-    sizes = {
-        name: getattr(config, name)
-        for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
-    }
-    for name, value in sizes.items():
-        if value < 1:
-            raise ArtifactError(f"{where}: {name} is {value}")
+    for name, largest in _LARGEST.items():
+        value = getattr(config, name)
+        if not 1 <= value <= largest:
+            raise ArtifactError(f"{where}: {name} is {value}; it must be in [1, {largest}]")
+    for name in ("rope_theta", "norm_eps"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ArtifactError(f"{where}: {name} is {getattr(config, name)}")
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise ArtifactError(
             f"{where}: {config.heads} query heads, {config.kv_heads} key/value heads "
             f"of width {config.head_dim} cannot be grouped"
         )
+    for token in (config.bos_id, *config.eos_ids):
+        if token is not None and not 0 <= token < config.vocab:
+            raise ArtifactError(f"{where}: token {token} is not in the vocabulary")
 
 
 def locate(source: str) -> Path:

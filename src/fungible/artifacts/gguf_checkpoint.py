@@ -77,6 +77,7 @@ class GGUFCheckpoint:
         hidden = self._key("llama.embedding_length", int)
         heads = self._key("llama.attention.head_count", int)
         tokens = self._key("tokenizer.ggml.tokens", list)
+        bos = self._keys.get("tokenizer.ggml.bos_token_id")
         eos = {self._keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
         return ModelConfig(
             layers=self._key("llama.block_count", int),
@@ -91,7 +92,7 @@ class GGUFCheckpoint:
             # Stored as float32; the shortest decimal that gives it back is what was meant.
             norm_eps=_shortest(self._key("llama.attention.layer_norm_rms_epsilon", float)),
             tied_embeddings="output.weight" not in self._file.tensors,
-            bos_id=self._keys.get("tokenizer.ggml.bos_token_id"),
+            bos_id=bos if isinstance(bos, int) else None,
             eos_ids=tuple(sorted(token for token in eos if isinstance(token, int))),
         )
 

