@@ -43,6 +43,10 @@ _DISK_CODES = {74, 75, 243, 1001}  # cannot read, cannot write, not enough space
 _WHOLE = re.compile(r"\s*(SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK)\b", re.IGNORECASE)
 # The format that clickhouse-connect appends is where a query that stops too early fails.
 _AT_END = re.compile(r"at position \d+ \((FORMAT|Native)\) \(line \d+, col \d+\): (FORMAT )?Native")
+_WRAPPING = re.compile(
+    r"Received ClickHouse exception, code: \d+, server response: |(Code: \d+\. )?DB::Exception: "
+    r"| \(for url [^)]*\)"
+)
 _VERSION = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -266,6 +270,6 @@ def _short(message: str) -> str:
     """The engine's own message without its list of expected tokens and its wrapping."""
     text = message.replace("\n FORMAT Native", "").split(" Expected one of:")[0]
     text = _AT_END.sub("at the end of the query", text)
-    text = re.sub(r"(Code: \d+\. )?DB::Exception: ", "", text)
+    text = _WRAPPING.sub("", text)
     text = re.sub(r"\s+", " ", text).strip(" .")
     return text if len(text) <= 400 else text[:397] + "…"
