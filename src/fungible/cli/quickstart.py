@@ -1,0 +1,70 @@
+"""`fungible quickstart`: the whole loop on this machine."""
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from fungible.errors import MissingExtraError
+
+_NEEDED = {
+    "onnxruntime": "onnxruntime",
+    "jax": "xla",
+    "onnx": "build",
+    "gguf": "build",
+    "chdb": "ledger",
+    "scipy": "evals",
+}
+
+
+@click.command()
+@click.option("--exit", "exit_", is_flag=True, help="Stop everything at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as data.")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".fungible"),
+    show_default=True,
+    help="Directory of everything that is written.",
+)
+@click.option("--gateway-port", default=8080, show_default=True, help="0 picks a free one.")
+@click.option("--control-port", default=8081, show_default=True, help="0 picks a free one.")
+@click.option("--fresh", is_flag=True, help="Judge again, even where a verdict still holds.")
+def quickstart(
+    *, exit_: bool, as_json: bool, home: Path, gateway_port: int, control_port: int, fresh: bool
+) -> None:
+    """The whole loop on this machine, with a real model.
+
+    Builds a portable artifact, serves it from two runtimes in several precisions behind one
+    gateway, judges each against the reference, moves traffic to the cheapest that passed, and
+    refuses the one that did not.
+    """
+    _need_extras()
+    # Imported here because these pull in the runtimes: `--help` must not.
+    from fungible.quickstart.run import Options, run  # noqa: PLC0415
+    from fungible.quickstart.summary import table  # noqa: PLC0415
+
+    options = Options(
+        home=home, gateway_port=gateway_port, control_port=control_port, fresh=fresh, stay=not exit_
+    )
+
+    def show(outcome: msgspec.Struct) -> None:
+        if as_json:
+            click.echo(msgspec.json.encode(outcome).decode())
+        else:
+            Console().print(table(outcome))  # type: ignore[arg-type]
+
+    asyncio.run(run(options, show))
+
+
+def _need_extras() -> None:
+    missing = [extra for name, extra in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = ",".join(sorted(set(missing)))
+        raise MissingExtraError(
+            f"the quickstart needs extras that are not installed: {extras}",
+            hint=f"pip install 'fungible[{extras}]', or use `uv run fungible quickstart`",
+        )
