@@ -102,7 +102,7 @@ def test_attempts_plus_idle_equal_price_times_hours(result: dict[str, Any], home
         sql(home, "select backend, toString(sum(cost)) from attempts group by backend")  # type: ignore[arg-type]
     )
     idle = dict(
-        sql(home, "select backend, toString(sum(cost)) from idle group by backend")  # type: ignore[arg-type]
+        sql(home, "select backend, toString(sum(amount)) from idle group by backend")  # type: ignore[arg-type]
     )
     leases = sql(
         home,
