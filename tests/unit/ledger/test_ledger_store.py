@@ -35,6 +35,29 @@ MakeAttempt = Callable[..., AttemptEvent]
 MakeLease = Callable[..., LeaseEvent]
 
 
+VERDICT = VerdictEvent(
+    verdict_id="v",
+    model="m",
+    suite="s",
+    suite_hash="h",
+    plan_hash="p",
+    candidate="c",
+    reference="r",
+    binding="b",
+    reference_binding="rb",
+    outcome="fail",
+    items=60,
+    reference_score=0.5,
+    candidate_score=0.25,
+    margin=0.05,
+    loss_upper=0.3,
+    reasons=["it lost 25 points", "twice"],
+    metrics={"p": 1e-9},
+    decided_ns=1,
+    expires_ns=2,
+)
+
+
 def one_of_each(attempt: MakeAttempt, lease: MakeLease) -> list[Record]:
     return [
         attempt("1", tags={"team": "α 'quoted' \\ \n"}, first_token_ns=5, streamed=True),
@@ -54,27 +77,7 @@ def one_of_each(attempt: MakeAttempt, lease: MakeLease) -> list[Record]:
             finish_reason="stop",
             at_ns=1,
         ),
-        VerdictEvent(
-            verdict_id="v",
-            model="m",
-            suite="s",
-            suite_hash="h",
-            plan_hash="p",
-            candidate="c",
-            reference="r",
-            binding="b",
-            reference_binding="rb",
-            outcome="fail",
-            items=60,
-            reference_score=0.5,
-            candidate_score=0.25,
-            margin=0.05,
-            loss_upper=0.3,
-            reasons=["it lost 25 points", "twice"],
-            metrics={"p": 1e-9},
-            decided_ns=1,
-            expires_ns=2,
-        ),
+        VERDICT,
         MigrationEvent(
             migration_id="m1",
             model="m",
