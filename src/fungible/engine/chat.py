@@ -231,7 +231,7 @@ def _check_supported(chat: ChatRequest, raw: dict[str, Any]) -> None:
             )
     if chat.top_logprobs and not chat.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    if chat.stream_options and not chat.stream:
+    if chat.stream_options is not None and not chat.stream:
         raise RequestError("stream_options needs stream to be true", param="stream_options")
     if chat.stop == "" or (isinstance(chat.stop, list) and "" in chat.stop):
         raise RequestError("stop must not be an empty string", param="stop")

@@ -33,11 +33,13 @@ def draws(params: SamplingParams, logits: np.ndarray, count: int) -> list[int]:
         SamplingParams(temperature=1e-30),
     ],
 )
+@settings(deadline=None)
 @given(logit_rows)
 def test_greedy_takes_the_most_likely_token(params: SamplingParams, logits: np.ndarray) -> None:
     assert Sampler(params).sample(logits).token == int(np.argmax(logits))
 
 
+@settings(deadline=None)
 @given(logit_rows, st.integers(-(2**63), 2**63 - 1), st.floats(0.1, 2), st.floats(0, 1))
 def test_the_same_seed_gives_the_same_tokens(
     logits: np.ndarray, seed: int, temperature: float, top_p: float
@@ -64,7 +66,7 @@ def test_tokens_come_as_often_as_their_probability_says(temperature: float) -> N
     assert np.all(np.abs(counts / 20_000 - wanted) < 4.5 * error)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     arrays(np.float32, st.integers(1, 60), elements=st.floats(0, 1, width=32)),
     st.floats(0.01, 0.999),
@@ -79,6 +81,7 @@ def test_the_nucleus_is_the_smallest_set_that_holds_top_p(
     assert math.fsum(weights[weights > edge]) <= top_p * total * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(
     arrays(np.float32, st.integers(1, 700), elements=st.floats(0, 1, width=32)),
     st.floats(0, 1, exclude_max=True),
@@ -102,6 +105,7 @@ def test_impossible_tokens_are_never_drawn() -> None:
     assert set(draws(SamplingParams(seed=5), logits, 200)) == {0, 2}
 
 
+@settings(deadline=None)
 @given(logit_rows, st.integers(0, 20), st.data())
 def test_log_probabilities_are_a_log_softmax(
     logits: np.ndarray, count: int, data: st.DataObject

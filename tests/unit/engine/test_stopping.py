@@ -1,4 +1,4 @@
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fungible.engine.stopping import StopMatcher
@@ -16,6 +16,7 @@ def expected(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=8), stop_strings)
 @example(["aab", "aa", "b"], ["aabaab"])
 @example(["a", "ab"], ["ab", "b"])
@@ -33,6 +34,7 @@ def test_stops_do_not_depend_on_how_the_text_was_cut(pieces: list[str], stops: l
     assert (shown, stopped) == expected("".join(pieces), stops)
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=8), stop_strings)
 def test_text_is_held_back_only_while_it_may_be_a_stop_string(
     pieces: list[str], stops: list[str]

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -19,6 +19,7 @@ def user(text: str) -> list[ChatMessage]:
     return [ChatMessage(role="user", content=text)]
 
 
+@settings(deadline=None)
 @given(st.text())
 @example("é€😀 👩‍👩‍👧")
 def test_every_character_comes_whole(tokenizer: ChatTokenizer, text: str) -> None:
@@ -30,6 +31,7 @@ def test_every_character_comes_whole(tokenizer: ChatTokenizer, text: str) -> Non
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+@settings(deadline=None)
 @given(tokens)
 def test_any_tokens_give_the_library_s_own_text(tokenizer: ChatTokenizer, ids: list[int]) -> None:
     whole = tiny_tokenizer().decode(ids, skip_special_tokens=True)
@@ -73,6 +75,7 @@ def pieces_of(library: Tokenizer, decoder: dict[str, object] | None) -> Pieces:
 LLAMA2 = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Strip"}]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["▁hello", "▁", "w", "é", "😀"]), max_size=8))
 def test_sentence_piece_vocabularies_stream_too(words: list[str]) -> None:
     library = sentence_piece()
