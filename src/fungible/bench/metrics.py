@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
 BEYOND = 5
 
 

@@ -19,7 +19,7 @@ from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 
 Progress = Callable[[int, int], None]
-MAX_SEND_LAG_MS = 250.0
+MAX_SEND_LAG_MS = 500.0
 MAX_LOOP_LAG_MS = 250.0
 _TICK_S = 0.02
 

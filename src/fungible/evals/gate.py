@@ -29,6 +29,19 @@ class _Paired(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
+_NOTHING = _Paired(
+    items=0,
+    reference_score=0.0,
+    candidate_score=0.0,
+    lost=0,
+    gained=0,
+    discordance=0.0,
+    loss_lower=-1.0,
+    loss_upper=1.0,
+    metrics={},
+)
+
+
 def decide(
     plan: Plan,
     *,
@@ -60,19 +73,14 @@ def decide(
     """
     pairs = pair(reference_results, candidate_results)
     floor_pairs = pair(reference_results, reference_again) if reference_again else []
-    aa = measure(floor_pairs) if floor_pairs else None
-    outcome: Outcome = "refused"
-    metrics: dict[str, float] = _error_metrics(reference_results, candidate_results)
-    scores = _Paired(
-        items=0, reference_score=0.0, candidate_score=0.0, lost=0, gained=0, discordance=0.0,
-        loss_lower=-1.0, loss_upper=1.0, metrics={},
-    )  # fmt: skip
-    if not pairs:
-        reasons = ["no item was answered by both backends"]
-    else:
-        scores, distance = _compare(plan, pairs), measure(pairs)
-        metrics |= scores.metrics | _distance_metrics(distance, aa)
-        outcome, reasons = _judge(plan, scores, distance, aa, metrics)
+    scores = _compare(plan, pairs) if pairs else _NOTHING
+    outcome, reasons, metrics = _judge(
+        plan,
+        scores,
+        measure(pairs) if pairs else None,
+        measure(floor_pairs) if floor_pairs else None,
+        _errors(reference_results, candidate_results),
+    )
     return VerdictEvent(
         verdict_id=new_id("ver_"),
         model=model,
@@ -90,7 +98,7 @@ def decide(
         margin=plan.margin,
         loss_upper=scores.loss_upper,
         reasons=reasons,
-        metrics=metrics,
+        metrics=scores.metrics | metrics,
         decided_ns=now_ns,
         expires_ns=now_ns + int(plan.valid_days * DAY_NS),
     )
@@ -99,21 +107,26 @@ def decide(
 def _judge(
     plan: Plan,
     scores: _Paired,
-    distance: Distance,
+    distance: Distance | None,
     aa: Distance | None,
-    metrics: Mapping[str, float],
-) -> tuple[Outcome, list[str]]:
-    refusals = [*_refusals(plan, scores, metrics), *_blind(plan, distance, aa)]
+    errors: dict[str, float],
+) -> tuple[Outcome, list[str], dict[str, float]]:
+    """Outcome, reasons, and the numbers that are not in `scores`."""
+    refusals = _refusals(plan, scores, errors)
+    if distance is None:
+        return "refused", refusals, errors
+    metrics = errors | _distance_metrics(distance, aa)
+    refusals += _blind(plan, distance, aa)
     if refusals:
-        return "refused", refusals
+        return "refused", refusals, metrics
     failures = _distance_failures(plan, distance, aa)
     if scores.loss_lower > plan.margin:
         failures.insert(0, f"{_loss(scores)}: more than the margin of {_points(plan.margin)}")
     if failures:
-        return "fail", failures
+        return "fail", failures, metrics
     if scores.loss_upper >= plan.margin:
-        return "inconclusive", [_inconclusive(plan, scores)]
-    return "pass", []
+        return "inconclusive", [_inconclusive(plan, scores)], metrics
+    return "pass", [], metrics
 
 
 def _compare(plan: Plan, pairs: Sequence[Pair]) -> _Paired:
@@ -166,9 +179,7 @@ def _compare(plan: Plan, pairs: Sequence[Pair]) -> _Paired:
     )
 
 
-def _error_metrics(
-    reference: Sequence[ItemResult], candidate: Sequence[ItemResult]
-) -> dict[str, float]:
+def _errors(reference: Sequence[ItemResult], candidate: Sequence[ItemResult]) -> dict[str, float]:
     """Shares of items without a score; an item that one side lacks is an error of that side."""
     asked = {result.item_id for result in (*reference, *candidate)}
     total = max(1, len(asked))
@@ -192,11 +203,11 @@ def _distance_metrics(distance: Distance, aa: Distance | None) -> dict[str, floa
     )
 
 
-def _refusals(plan: Plan, scores: _Paired, metrics: Mapping[str, float]) -> list[str]:
+def _refusals(plan: Plan, scores: _Paired, errors: Mapping[str, float]) -> list[str]:
     """Why the results cannot be judged at all."""
     found = []
     for side in ("reference", "candidate"):
-        share = metrics[f"{side}_errors"]
+        share = errors[f"{side}_errors"]
         if share > plan.max_error_rate:
             found.append(
                 f"{share:.1%} of the {side}'s requests failed (limit {plan.max_error_rate:.1%}): "
@@ -204,6 +215,8 @@ def _refusals(plan: Plan, scores: _Paired, metrics: Mapping[str, float]) -> list
             )
     if scores.items < plan.min_items:
         found.append(f"{scores.items} answered pairs; at least {plan.min_items} are needed")
+    if not scores.items:
+        return found
     score = scores.reference_score
     if score < plan.floor:
         found.append(

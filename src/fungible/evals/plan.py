@@ -16,12 +16,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     The margin is 5 points because that is what a suite of a few hundred items can see: with
     240 items the test passes an equal candidate with 80 % probability as long as at most
-    about one answer in ten changes its score; a margin of 2 points would take 1 200 items.
+    8 % of the answers change their score; a margin of 2 points would take 1 300 items.
     Teams with larger suites should lower it.
 
-    The distance limits stand on measurements with a 135M-parameter model on the bundled
-    suite; docs/concepts/verdicts.md has the table. They are limits on what exceeds the
-    reference's distance from itself (A/A), except for the length ratio.
+    The distance limits bound what exceeds the reference's distance from itself (A/A), except
+    for the length ratio. SmolLM2-135M-Instruct on the suite `everyday`, against f32 in ONNX
+    Runtime, measured:
+
+    ==================  =====  =======  ======  ======
+    candidate           flips  KL mean  KL p99  length
+    ==================  =====  =======  ======  ======
+    f32 again (A/A)     0.0 %  0        0       1.00
+    f32 in XLA          0.0 %  2e-11    1e-10   1.00
+    int8                3.3 %  0.0045   0.03    1.02
+    int4, careful       3.3 %  0.0030   0.02    1.01
+    int4, naive         36 %   0.47     2.2     1.18
+    ==================  =====  =======  ======  ======
+
+    So the mean KL limit of 0.05 is ten times what faithful builds show and a tenth of what a
+    broken one does; flips may reach 8 %, where 240 items still have the power said above.
 
     Attributes:
         margin: Largest loss that still counts as held, in score points.
@@ -55,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     floor: float = 0.10
     ceiling: float = 0.98
     random_clusters: int = 30
-    max_excess_flips: float = 0.05
+    max_excess_flips: float = 0.08
     max_excess_kl: float = 0.05
     max_excess_kl_p99: float = 1.0
     length_low: float = 0.9
