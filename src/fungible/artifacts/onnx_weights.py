@@ -71,9 +71,7 @@ class QuantisedWeights:
         """See `Weights.head`: a copy of its own, as a table that is also gathered is not fused."""
         return self._product(graph, x, LM_HEAD, self._scheme.head_bits, output)
 
-    def _product(
-        self, graph: GraphWriter, x: str, name: str, bits: int, output: str = ""
-    ) -> str:
+    def _product(self, graph: GraphWriter, x: str, name: str, bits: int, output: str = "") -> str:
         region, scale = self._regions[name], self._regions[f"{name}.scale"]
         blocks, rows = scale.spec.shape
         width = region.length * 8 // bits // rows

@@ -134,7 +134,7 @@ class ArtifactStore:
 
 def _directories(root: Path) -> list[Path]:
     found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
-    return [path for path in found if not path.name.startswith(_BUILDING)]
+    return sorted(path for path in found if not path.name.startswith(_BUILDING))
 
 
 def _complete(directory: Path) -> Manifest | None:
