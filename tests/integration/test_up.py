@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -38,8 +39,8 @@ class Up:
             if child.status() == psutil.STATUS_ZOMBIE:
                 continue
             words = child.cmdline()
-            if "fungible" in words:
-                found[words[words.index("fungible") + 1]] = child
+            if "fungible.cli.supervised" in words:
+                found[words[words.index("fungible.cli.supervised") + 1]] = child
         return found
 
     def end(self, number: signal.Signals) -> int:
@@ -77,6 +78,11 @@ def with_engine(config: Config, artifact: str) -> Config:
     engine = EngineSettings(artifact=artifact, variant="f32", slots=2, context=64, threads=1)
     backend = BackendSettings(accelerator="cpu-x86", model="tiny", engine=engine)
     return msgspec.structs.replace(config, backend={**config.backend, "own": backend})
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_artifact(tmp_path_factory.mktemp("store"), variants=["f32"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -183,10 +189,41 @@ def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
         process.communicate()
 
 
-def test_engines_hold_leases_and_come_back_after_kill_9(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+def test_kill_9_during_the_start_leaves_nothing_that_still_loads(
+    tmp_path: Path, artifact: Path
 ) -> None:
-    artifact = build_tiny_artifact(tmp_path_factory.mktemp("store"), variants=["f32"])
+    stuck = tmp_path / "stuck"
+    shutil.copytree(artifact, stuck)
+    # A pipe that we hold open and never write to: reading the tokenizer never ends.
+    pipe = stuck / "tokenizer.json"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    path = write_config(with_engine(config_in(tmp_path), str(stuck)))
+    process = subprocess.Popen([*FUNGIBLE, "up", "--config", str(path)], stderr=subprocess.PIPE)
+    held: list[int] = []
+    try:
+        until(lambda: bool(held) or hold(pipe, held))
+        assert len(processes_of(tmp_path)) == 2
+        process.kill()
+        process.wait()
+        until(lambda: processes_of(tmp_path) == [], 20)
+    finally:
+        process.kill()
+        process.communicate()
+        for fd in held:
+            os.close(fd)
+
+
+def hold(pipe: Path, held: list[int]) -> bool:
+    """Open the writing end; possible only once somebody reads."""
+    try:
+        held.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def test_engines_hold_leases_and_come_back_after_kill_9(tmp_path: Path, artifact: Path) -> None:
     config = with_engine(config_in(tmp_path), str(artifact))
     with up(tmp_path, config) as running:
         url = running.ready["backends"]["own"]

@@ -12,7 +12,7 @@ import msgspec
 from fungible.errors import StartupError
 
 # `-P`: what lies in the working directory must not shadow our modules.
-FUNGIBLE = (sys.executable, "-P", "-m", "fungible")
+FUNGIBLE = (sys.executable, "-P", "-m", "fungible.cli.supervised")
 _LAST_LINES = 6
 _LAST_BYTES = 8_000
 _KILL_S = 5.0
