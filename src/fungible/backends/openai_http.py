@@ -48,6 +48,7 @@ class OpenAIHTTPBackend:
         except msgspec.ValidationError as error:
             raise ConfigError(f"backend.{name}.options: {error}") from error
         self._session: aiohttp.ClientSession | None = None
+        self._secret = b""
 
     async def start(self) -> None:
         """Open the pool; the key is read from the environment now."""
@@ -60,6 +61,7 @@ class OpenAIHTTPBackend:
                     hint=f"export {variable}=…",
                 )
             headers["Authorization"] = f"Bearer {secret}"
+            self._secret = secret.encode()
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -68,6 +70,8 @@ class OpenAIHTTPBackend:
                 sock_connect=self._options.connect_timeout_s,
                 sock_read=self._options.idle_timeout_s,
             ),
+            # One user's cookies must not reach the next one's request.
+            cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=1 << 18,
         )
 
@@ -127,6 +131,8 @@ class OpenAIHTTPBackend:
         return UpstreamConnectError(f"{self.name} cannot be reached: {reason}")
 
     def _refused(self, response: aiohttp.ClientResponse, said: bytes) -> UpstreamError:
+        if self._secret:  # some servers quote the key that they refuse
+            said = said.replace(self._secret, b"[key]")
         error = error_for_status(self.name, response.status, said)
         if wait := response.headers.get("Retry-After"):
             error.hint = f"retry after {wait} s"

@@ -7,6 +7,7 @@ from fungible.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamRejectedError,
+    UpstreamTimeoutError,
 )
 
 _SHOWN = 300
@@ -19,6 +20,10 @@ def error_for_status(backend: str, status: int, body: bytes) -> UpstreamError:
         return UpstreamBusyError(said)
     if status >= 500:
         return UpstreamConnectError(said)
+    if status == 408:
+        return UpstreamTimeoutError(said)
+    if status in (401, 403):  # our key, not the client's: its SDK must not blame its own
+        return UpstreamError(said, hint=f"check backend.{backend}.api_key_env")
     return UpstreamRejectedError(said, status=status)
 
 

@@ -66,11 +66,12 @@ def usage_from_openai(raw: dict[str, Any], *, final: bool = True) -> Usage:
     `completion_tokens` (OpenAI API reference, `CompletionUsage`).
     """
     prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
-    cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    reasoning = (raw.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return Usage()
-    cached, reasoning = min(cached, prompt), min(reasoning, completion)
+    if prompt < 0 or completion < 0:
+        return Usage()
+    cached = min(_part(raw.get("prompt_tokens_details"), "cached_tokens"), prompt)
+    reasoning = min(_part(raw.get("completion_tokens_details"), "reasoning_tokens"), completion)
     return Usage(
         in_uncached=prompt - cached,
         in_cache_read=cached,
@@ -79,3 +80,9 @@ def usage_from_openai(raw: dict[str, Any], *, final: bool = True) -> Usage:
         out_reasoning=reasoning,
         source="provider_final" if final else "provider_partial",
     )
+
+
+def _part(details: object, name: str) -> int:
+    """One count of a details object; servers leave these out, or send null."""
+    count = details.get(name) if isinstance(details, dict) else None
+    return count if isinstance(count, int) and count > 0 else 0

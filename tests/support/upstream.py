@@ -1,0 +1,240 @@
+"""A model server on loopback that speaks the OpenAI API, well or badly, as a test scripts it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
+from typing import Any, Literal
+
+FOREVER = 3600.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class Script:
+    """How one request is answered. Counts (`…_after`) are events (words) sent before.
+
+    Attributes:
+        body: The whole body instead of a completion.
+        error_body: What a status other than 200 says.
+        usage: `asked` sends it in a stream only when `include_usage` was asked for.
+        piece: Bytes per TCP write; 0 writes an event at once.
+    """
+
+    words: tuple[str, ...] = ("Grüße", " aus", " Köln")
+    status: int = 200
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    content_type: str = ""
+    body: bytes | None = None
+    error_body: bytes = b'{"error": {"message": "scripted", "type": "x", "code": null}}'
+    usage: Literal["asked", "never", "each"] = "asked"
+    cut_after: int | None = None
+    reset_after: int | None = None
+    stall_after: int | None = None
+    error_after: int | None = None
+    malformed_after: int | None = None
+    wait_s: float = 0.0
+    word_s: float = 0.0
+    gzipped: bool = False
+    bare_colon: bool = False
+    crlf: bool = False
+    piece: int = 0
+
+
+class Seen:
+    """One request that arrived, and whether its client left before the answer's end."""
+
+    def __init__(self, path: str, headers: dict[str, str], body: Any) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.disconnected = asyncio.Event()
+        self.finished = False
+
+
+class Upstream:
+    """An async context manager. `next` is used up first, one a request; then `default`."""
+
+    def __init__(self, default: Script | None = None) -> None:
+        self.default = default or Script()
+        self.next: list[Script] = []
+        self.requests: list[Seen] = []
+        self.active = 0
+        self.most_active = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> "Upstream":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        while self._writers:  # noqa: ASYNC110  # handlers have no common end to wait for
+            await asyncio.sleep(0.005)
+
+    async def arrived(self, count: int) -> None:
+        """Wait until so many requests came."""
+        async with asyncio.timeout(20):
+            while len(self.requests) < count:  # noqa: ASYNC110  # a test can poll
+                await asyncio.sleep(0.005)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        try:
+            await self._exchange(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.active -= 1
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self._writers.discard(writer)
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {
+            name.lower(): value
+            for name, _, value in (line.partition(": ") for line in head[1:] if line)
+        }
+        raw = await reader.readexactly(int(headers.get("content-length", "0")))
+        seen = Seen(head[0].split()[1], headers, json.loads(raw) if raw else None)
+        if seen.path.endswith("/models"):
+            await self._write(writer, Script(), b'{"data": []}', "application/json")
+            return
+        self.requests.append(seen)
+        script = self.next.pop(0) if self.next else self.default
+        answering = asyncio.ensure_future(self._answer(seen, script, writer))
+        leaving = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            seen.disconnected.set()
+            answering.cancel()
+        leaving.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+    async def _answer(self, seen: Seen, script: Script, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(script.wait_s)
+        streamed = bool(seen.body.get("stream"))
+        if script.status != 200 or script.body is not None or not streamed:
+            body = script.body if script.body is not None else whole(script)
+            body = script.error_body if script.status != 200 else body
+            if script.stall_after is not None:
+                await asyncio.sleep(FOREVER)
+            if script.reset_after is not None:
+                writer.transport.abort()
+                return
+            await self._write(writer, script, body, script.content_type or "application/json")
+        else:
+            await self._stream(seen, script, writer)
+        seen.finished = True
+
+    async def _write(
+        self, writer: asyncio.StreamWriter, script: Script, body: bytes, content_type: str
+    ) -> None:
+        data = gzip.compress(body) if script.gzipped else body
+        writer.write(head_of(script, content_type, f"Content-Length: {len(data)}") + data)
+        await writer.drain()
+
+    async def _stream(self, seen: Seen, script: Script, writer: asyncio.StreamWriter) -> None:
+        kind = script.content_type or "text/event-stream; charset=utf-8"
+        writer.write(head_of(script, kind, "Transfer-Encoding: chunked"))
+        compressor = zlib.compressobj(wbits=31) if script.gzipped else None
+        wanted = bool((seen.body.get("stream_options") or {}).get("include_usage"))
+        async for event in events(script, wanted, writer):
+            data = event
+            if compressor is not None:
+                data = compressor.compress(event) + compressor.flush(2)
+            for piece in pieces(data, script.piece):
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await writer.drain()
+                if script.piece:
+                    await asyncio.sleep(0.001)
+        if writer.transport.is_closing():
+            return
+        tail = compressor.flush() if compressor else b""
+        writer.write((b"%x\r\n%s\r\n" % (len(tail), tail) if tail else b"") + b"0\r\n\r\n")
+        await writer.drain()
+
+
+def head_of(script: Script, content_type: str, length: str) -> bytes:
+    lines = [f"HTTP/1.1 {script.status} {HTTPStatus(script.status).phrase}"]
+    lines += [f"Content-Type: {content_type}", length, "Connection: close"]
+    lines += ["Content-Encoding: gzip"] if script.gzipped else []
+    lines += [f"{name}: {value}" for name, value in script.headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    yield from (data[at : at + size] for at in range(0, len(data), size)) if size else (data,)
+
+
+def usage_of(script: Script) -> dict[str, int]:
+    count = len(script.words)
+    return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
+
+
+def whole(script: Script) -> bytes:
+    """A completion; umlauts stay raw UTF-8."""
+    message = {"role": "assistant", "content": "".join(script.words)}
+    answer: dict[str, Any] = {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "upstream-model",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    if script.usage != "never":
+        answer["usage"] = usage_of(script)
+    return json.dumps(answer, ensure_ascii=False).encode()
+
+
+async def events(
+    script: Script, wanted: bool, writer: asyncio.StreamWriter
+) -> AsyncIterator[bytes]:
+    """Events of a stream, up to the scripted end of it."""
+    for at in range(len(script.words) + 1):
+        if at == script.cut_after:
+            return
+        if at == script.reset_after:
+            await asyncio.sleep(0.02)  # let what was sent arrive: a reset discards the rest
+            writer.transport.abort()
+            return
+        if at == script.stall_after:
+            await asyncio.sleep(FOREVER)
+        if at == script.error_after:
+            yield frame(script, {"error": {"message": "out of memory", "code": 500}})
+            return
+        if at == script.malformed_after:
+            yield b"data: {not json\n\n"
+        if at < len(script.words):
+            await asyncio.sleep(script.word_s)
+            yield frame(script, chunk(script, {"content": script.words[at]}, None))
+    yield frame(script, chunk(script, {}, "stop"))
+    if script.usage == "asked" and wanted:
+        last = {**chunk(script, {}, None), "choices": [], "usage": usage_of(script)}
+        yield frame(script, last)
+    yield frame(script, "[DONE]")
+
+
+def chunk(script: Script, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    body: dict[str, Any] = {"id": "c1", "object": "chat.completion.chunk", "created": 1}
+    body |= {"model": "upstream-model", "choices": [choice]}
+    if script.usage == "each":
+        body["usage"] = usage_of(script)
+    return body
+
+
+def frame(script: Script, data: object) -> bytes:
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    end = "\r\n" if script.crlf else "\n"
+    return f"data:{'' if script.bare_colon else ' '}{text}{end}{end}".encode()
