@@ -1,5 +1,7 @@
 """Compiles one exported program for many step sizes, the rare ones in the background."""
 
+import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +41,7 @@ class StepCompiler:
         with ThreadPoolExecutor(len(first)) as pool:
             for done in [pool.submit(self._compile_once, shape) for shape in first]:
                 done.result()
+        _return_freed_memory()
         self._background.submit(self._compile_next, list(rest))
 
     def get(self, shape: StepShape) -> tuple[CompiledStep, StepShape]:
@@ -63,6 +66,7 @@ class StepCompiler:
         if self._closed.is_set() or not shapes:
             return
         self._compile_once(shapes[0])
+        _return_freed_memory()
         # One task a size: at interpreter exit a pool still runs what was submitted before.
         try:
             self._background.submit(self._compile_next, shapes[1:])
@@ -97,3 +101,9 @@ class StepCompiler:
 
     def _shaped(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
+
+
+def _return_freed_memory() -> None:
+    """Give the compiler's memory back: glibc keeps hundreds of megabytes unless it is asked."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
