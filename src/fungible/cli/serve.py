@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import click
 import msgspec
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
@@ -66,7 +67,8 @@ def run_server(
         ),
         stopping,
     )
-    asyncio.run(_serve(server, sock, name, url, before_ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(server, sock, name, url, before_ready))
 
 
 class _Server(uvicorn.Server):

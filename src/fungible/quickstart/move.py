@@ -17,7 +17,13 @@ LIMIT_S = 240.0
 
 
 def reset_route(client: ControlClient, model: str, reference: str) -> None:
-    """Send everything to the reference again, as a new version, if an earlier run moved it."""
+    """Send everything to the reference again, as a new version, if an earlier run moved it.
+
+    A migration that an interrupted run left behind is rolled back first.
+    """
+    for migration in client.get("/api/migrations", dict[str, list[dict[str, Any]]])["data"]:
+        if migration["model"] == model and migration["state"] not in _ENDED:
+            client.post(f"/api/migrations/{migration['migration_id']}/rollback", {}, dict)
     table = client.get("/api/routes", RouteTable)
     if table.routes[model].weights.get(reference, 0) == sum(table.routes[model].weights.values()):
         return
