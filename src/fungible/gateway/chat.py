@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest
@@ -55,12 +56,25 @@ class ChatCompletions:
         }
         if inference.stream:
             headers["cache-control"] = "no-cache"
-            return StreamingResponse(
-                stream(answer), media_type=answer.content_type, headers=headers
-            )
+            return AnswerStream(answer, headers)
         async with contextlib.aclosing(answer.chunks()) as chunks:
             body = b"".join([chunk async for chunk in chunks])
         return Response(body, media_type=answer.content_type, headers=headers)
+
+
+class AnswerStream(StreamingResponse):
+    """A streamed answer that is closed even if nobody was there to start reading it."""
+
+    def __init__(self, answer: Dispatched, headers: dict[str, str]) -> None:
+        super().__init__(stream(answer), media_type=answer.content_type, headers=headers)
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a client that leaves cancels the call upstream at once."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._answer.aclose()
 
 
 async def stream(answer: Dispatched) -> AsyncIterator[bytes]:

@@ -27,24 +27,35 @@ class RouteWatcher:
         self._config = config
         self._path = config.home_path() / "run" / "routes.json"
         self._stamp: tuple[int, int] | None = None
-        self.table = admitted(initial_table(config), config)
+        self._load(initial_table(config))
         self.refresh()
 
     def refresh(self) -> None:
-        """Load the file if it is another one than before."""
+        """Load the file if it is another one than before; drop what expired meanwhile."""
         try:
             stat = self._path.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
-            if stamp == self._stamp:
-                return
-            table = decode_table(self._path.read_bytes(), str(self._path))
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._load(decode_table(self._path.read_bytes(), str(self._path)))
         except FileNotFoundError:
-            return
+            pass
         except (OSError, ConfigError) as error:
             log.warning("route table kept at version %d: %s", self.table.version, error)
-            return
-        self._stamp = stamp
-        self.table = admitted(table, self._config)
+        if self._expires_ns is not None and time.time_ns() >= self._expires_ns:
+            self._load(self._whole)
+
+    def _load(self, table: RouteTable) -> None:
+        now = time.time_ns()
+        self._whole = table
+        self.table = admitted(table, self._config, now)
+        ends = [
+            admission.expires_ns
+            for route in table.routes.values()
+            for admission in route.admissions.values()
+            if admission.expires_ns > now
+        ]
+        self._expires_ns = min(ends, default=None)
 
     async def follow(self) -> None:
         """Refresh for ever."""
@@ -53,19 +64,18 @@ class RouteWatcher:
             self.refresh()
 
 
-def admitted(table: RouteTable, config: Config) -> RouteTable:
+def admitted(table: RouteTable, config: Config, now_ns: int) -> RouteTable:
     """The same table without weight, shadow or fallback for what may not have it."""
     routes = {}
     for model, route in table.routes.items():
         if model in config.route and route.reference in config.backend:
-            routes[model] = _admitted_route(route, config)
+            routes[model] = _admitted_route(route, config, now_ns)
         else:
             log.warning("route %s of table %d is not configured here", model, table.version)
     return msgspec.structs.replace(table, routes=routes)
 
 
-def _admitted_route(route: Route, config: Config) -> Route:
-    now = time.time_ns()
+def _admitted_route(route: Route, config: Config, now: int) -> Route:
     weights = {}
     for name, weight in route.weights.items():
         reason = _objection(name, route, config, now)

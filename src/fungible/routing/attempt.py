@@ -2,24 +2,38 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
-from fungible.backends.base import Backend, Reply
-from fungible.config import Config, binding_of
+from fungible.backends.base import Reply
+from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Status
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest
 from fungible.contract.sse import frame_data
-from fungible.errors import FungibleError, StreamBrokenError, UpstreamTimeoutError
+from fungible.errors import (
+    FungibleError,
+    StreamBrokenError,
+    UpstreamBusyError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 from fungible.routing.observe import Observation
+from fungible.routing.place import Place
+
+Frames = tuple[bytes, ...]
 
 
 class Attempt:
-    """A call to one backend. `open` sends it; `frames` reads it; `event` describes it.
+    """A call to one backend. `open` sends it, `more` reads it, `finish` describes it.
 
     Not for concurrent use. Whoever opened it must `close` it.
+
+    Attributes:
+        early: What the client gets first: events up to the first token, or the whole body.
+        done: Whether a stream has ended as it should; its `[DONE]` is left to the caller.
+        event: The row, once there is one.
     """
 
     def __init__(
@@ -27,12 +41,12 @@ class Attempt:
         *,
         config: Config,
         config_hash: str,
-        backend: Backend,
+        place: Place,
         request: InferenceRequest,
         number: int,
         route_version: int,
     ) -> None:
-        self.backend = backend
+        self.place = place
         self.request = request
         self.seen = Observation()
         self.status: Status = "error"
@@ -45,15 +59,17 @@ class Attempt:
         self._config_hash = config_hash
         self._route_version = route_version
         self._started_ns = time.time_ns()
-        self._deadline = asyncio.get_running_loop().time() + config.gateway.total_timeout_s
-        self._first_token_s = config.gateway.first_token_timeout_s
+        began = asyncio.get_running_loop().time()
+        self._deadline = began + config.gateway.total_timeout_s
+        self._token_by = min(began + config.gateway.first_token_timeout_s, self._deadline)
         self._reply: Reply | None = None
         self._body: AsyncIterator[bytes] | None = None
-        self._early: list[bytes] = []
+        self.early: list[bytes] = []
+        self.done = False
         self._hide_usage = False
-        self._slots: asyncio.Semaphore | None = None
+        self._holds_slot = False
 
-    async def open(self, slots: asyncio.Semaphore) -> None:
+    async def open(self) -> None:
         """Send, and read as far as the first token (the whole body if it is not streamed).
 
         Until this returns nothing was shown to the client, so another backend may be tried.
@@ -61,84 +77,87 @@ class Attempt:
         Raises:
             UpstreamError: One of its subclasses.
         """
+        await self._enter()
+        self._started_ns = time.time_ns()
+        streamed = self.request.stream
         try:
-            async with asyncio.timeout(self._first_token_s):
-                await slots.acquire()
-                self._slots = slots
-                self._started_ns = time.time_ns()
-                self._reply = await self.backend.send(self._upstream_request())
+            async with asyncio.timeout_at(self._token_by if streamed else self._deadline):
+                self._reply = await self.place.backend.send(self._upstream_request())
                 self.http_status = self._reply.status
                 self.content_type = self._reply.content_type
                 self._body = self._reply.chunks()
                 await self._read_early(self._body)
         except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"{self.backend.name} gave no token within {self._first_token_s:g} s"
+            what = "token" if streamed else "answer"
+            raise UpstreamTimeoutError(f"{self.place.name} gave no {what} in time") from error
+
+    async def _enter(self) -> None:
+        """Wait for one of the backend's slots."""
+        slots = self.place.slots
+        try:
+            if slots.locked():
+                async with asyncio.timeout_at(self._token_by):
+                    await slots.acquire()
+            else:
+                await slots.acquire()
+        except TimeoutError as error:
+            limit = self.place.settings.max_concurrency
+            raise UpstreamBusyError(
+                f"{self.place.name} was at its limit of {limit} requests for too long"
             ) from error
+        self._holds_slot = True
 
     def _upstream_request(self) -> InferenceRequest:
         """The request, asking for usage at the end of a stream when the client did not."""
         request = self.request
-        if not request.stream or not self.backend.capabilities.usage_in_stream:
+        if not request.stream or not self.place.backend.capabilities.usage_in_stream:
             return request
         options = dict(request.body.get("stream_options") or {})
-        self._hide_usage = not options.get("include_usage")
-        options["include_usage"] = True
-        body = request.body | {"stream_options": options}
+        if options.get("include_usage"):
+            return request
+        self._hide_usage = True
+        body = request.body | {"stream_options": options | {"include_usage": True}}
         return msgspec.structs.replace(request, body=body)
 
     async def _read_early(self, body: AsyncIterator[bytes]) -> None:
         if not self.request.stream:
-            self._early = [chunk async for chunk in body]
-            self.seen.whole(b"".join(self._early))
+            self.early = [chunk async for chunk in body]
+            self.seen.whole(b"".join(self.early))
             return
         async for frame in body:
-            if self._shown(frame):
-                self._early.append(frame)
-            if self.seen.first_token_ns is not None or self._is_done(frame):
+            self.early += self._shown(frame)
+            if self.seen.begun or self.done:
                 return
+        raise StreamBrokenError(f"{self.place.name} ended its stream before it began")
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """What the client gets, in order; `[DONE]` is left to the caller.
+    async def more(self) -> Frames:
+        """The next events of a stream that the client may see; sets `done` at `[DONE]`.
 
         Raises:
             StreamBrokenError: The upstream stopped before it was complete.
             UpstreamTimeoutError: It fell silent, or the whole took too long.
         """
-        done = False
-        for frame in self._early:
-            if self._is_done(frame):
-                done = True
-            else:
-                yield frame
-        if not self.request.stream:
-            return
         assert self._body is not None  # noqa: S101  # `open` came before
-        while not done:
-            frame = await self._next(self._body)
-            if self._is_done(frame):
-                return
-            if self._shown(frame):
-                yield frame
+        return self._shown(await self._next(self._body))
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await anext(body)
         except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{self.backend.name} took too long in all") from error
+            raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
         except StopAsyncIteration as error:
-            raise StreamBrokenError(f"{self.backend.name} ended without [DONE]") from error
+            raise StreamBrokenError(f"{self.place.name} ended without [DONE]") from error
 
-    def _shown(self, frame: bytes) -> bool:
+    def _shown(self, frame: bytes) -> Frames:
+        """Look at one event: the event if the client may see it."""
         data = frame_data(frame)
-        if data is None or data == b"[DONE]":
-            return True
-        return not (self.seen.chunk(data) and self._hide_usage)
-
-    @staticmethod
-    def _is_done(frame: bytes) -> bool:
-        return frame_data(frame) == b"[DONE]"
+        if data is None:
+            return (frame,)
+        if len(data) < 16 and data.strip() == b"[DONE]":
+            self.done = True
+            return ()
+        return () if self.seen.chunk(data) and self._hide_usage else (frame,)
 
     def finish(self, status: Status, error: FungibleError | None = None) -> AttemptEvent:
         """The row. The first call decides; later ones return the same."""
@@ -146,13 +165,16 @@ class Attempt:
             self.status = status
             if error is not None:
                 self.error_code = error.code
-                self.http_status = self.http_status or error.status
+                self.http_status = self.http_status or (
+                    error.upstream_status if isinstance(error, UpstreamError) else error.status
+                )
             self.event = self._describe()
         return self.event
 
     def _describe(self) -> AttemptEvent:
-        request, seen, settings = self.request, self.seen, self.backend.settings
+        request, seen, settings = self.request, self.seen, self.place.settings
         who, engine, usage = request.attribution, settings.engine, self.seen.usage
+        answered = seen.begun or self.status == "ok"
         return AttemptEvent(
             attempt_id=self._id,
             request_id=request.request_id,
@@ -160,14 +182,14 @@ class Attempt:
             kind=request.kind,
             endpoint=request.endpoint,
             model=request.model,
-            backend=self.backend.name,
+            backend=self.place.name,
             backend_kind=settings.kind,
             target=engine.target if engine else "",
             accelerator=settings.accelerator,
             region=settings.region,
             artifact=engine.artifact if engine else "",
             variant=engine.variant if engine else "",
-            binding=binding_of(self.backend.name, settings),
+            binding=self.place.binding,
             config_hash=self._config_hash,
             route_version=self._route_version,
             owner=who.owner,
@@ -193,14 +215,17 @@ class Attempt:
             out_reasoning=usage.out_reasoning,
             usage_source=usage.source,
             output_hash=seen.output_hash,
-            output_chars=seen.chars if seen.first_token_ns else None,
+            output_chars=seen.chars if answered else None,
         )
 
     async def close(self) -> None:
         """Free the backend's slot and the connection; cancels the call if it still runs."""
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.release()
+        if self._holds_slot:
+            self._holds_slot = False
+            self.place.slots.release()
+        body, self._body = self._body, None
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
         reply, self._reply = self._reply, None
         if reply is not None:
             await reply.close()

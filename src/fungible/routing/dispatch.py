@@ -9,8 +9,6 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
-import msgspec
-
 from fungible.backends.base import Backend
 from fungible.backends.registry import build_backend
 from fungible.config import Config
@@ -20,8 +18,8 @@ from fungible.contract.sse import DONE
 from fungible.errors import FungibleError, StreamBrokenError, UnavailableError, UpstreamError
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.attempt import Attempt
-from fungible.routing.health import Breaker
-from fungible.routing.policy import choose, in_shadow
+from fungible.routing.place import Place
+from fungible.routing.policy import choose, in_shadow, may_repeat, shadow_of
 from fungible.routing.table import Route, Shadow
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class Dispatched:
 
     def __init__(self, attempt: Attempt, dispatcher: "Dispatcher") -> None:
         self.content_type = attempt.content_type
-        self.backend = attempt.backend.name
+        self.backend = attempt.place.name
         self.attempt: AttemptEvent | None = None
         self._attempt = attempt
         self._dispatcher = dispatcher
@@ -51,29 +49,40 @@ class Dispatched:
         """The body: server-sent events for a stream, else the whole at once.
 
         Raises:
-            StreamBrokenError: The upstream broke off; nothing says `[DONE]` then.
+            UpstreamError: The upstream broke off or fell silent; nothing says `[DONE]` then.
             DiskError: The row could not be written; the end of the answer is withheld.
         """
         attempt = self._attempt
         try:
             if attempt.request.stream:
-                async for frame in attempt.frames():
+                for frame in attempt.early:
                     yield frame
-                await self._commit()
-                yield DONE
-            else:
-                body = b"".join([chunk async for chunk in attempt.frames()])
-                await self._commit()
-                yield body
+                while not attempt.done:
+                    for frame in await attempt.more():
+                        yield frame
+            await self._commit()
+            yield DONE if attempt.request.stream else b"".join(attempt.early)
         except UpstreamError as error:
-            self.attempt = attempt.finish("interrupted", error)
-            await self._dispatcher.record(self.attempt)
+            await self._broken(error)
             raise
+        except FungibleError:
+            raise
+        except Exception as error:
+            failure = adapter_failure(self.backend, error)
+            await self._broken(failure)
+            raise failure from error
         finally:
             await self.aclose()
 
     async def _commit(self) -> None:
         event = self._attempt.finish("ok")
+        self._attempt.place.breaker.succeeded()
+        await self._dispatcher.record(event)
+        self.attempt = event
+
+    async def _broken(self, error: UpstreamError) -> None:
+        event = self._attempt.finish("interrupted", error)
+        self._attempt.place.breaker.failed()
         await self._dispatcher.record(event)
         self.attempt = event
 
@@ -82,7 +91,7 @@ class Dispatched:
         if self._attempt.event is None:
             # The client may be gone and our task cancelled: the row is written by another task.
             self.attempt = self._attempt.finish("cancelled")
-            self._dispatcher.background(self._dispatcher.record(self.attempt))
+            self._dispatcher.in_background(self._dispatcher.record(self.attempt))
         await self._attempt.close()
 
 
@@ -105,41 +114,37 @@ class Dispatcher:
         self.config = config
         self.spool = spool
         self._hash = config.content_hash()
-        self._backends = dict(
-            backends
-            if backends is not None
-            else {name: build_backend(name, item) for name, item in config.backend.items()}
-        )
-        self._slots = {
-            name: asyncio.Semaphore(backend.settings.max_concurrency)
-            for name, backend in self._backends.items()
-        }
-        self._breakers = {name: Breaker() for name in self._backends}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._shadows = 0
+        if backends is None:
+            backends = {name: build_backend(name, item) for name, item in config.backend.items()}
+        self._places = {name: Place(backend) for name, backend in backends.items()}
+        self._rows: set[asyncio.Task[None]] = set()
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Open every backend's connections."""
-        for backend in self._backends.values():
-            await backend.start()
+        """Open every backend's connections; if one cannot, those opened are closed again."""
+        try:
+            for place in self._places.values():
+                await place.backend.start()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
-        """Wait for rows and shadows under way, then close the backends."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        for backend in self._backends.values():
-            await backend.close()
+        """Cancel shadows, wait for rows under way, then close the backends."""
+        for task in self._shadows:
+            task.cancel()
+        while tasks := self._shadows | self._rows:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for place in self._places.values():
+            await place.backend.close()
 
     async def record(self, event: AttemptEvent) -> None:
         """Put a row on disk."""
         await self.spool.commit(event)
 
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run to its end whatever happens to the caller; `close` waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_log_failure)
+        self._keep(work, self._rows)
 
     async def dispatch(
         self,
@@ -157,6 +162,7 @@ class Dispatcher:
         Raises:
             UpstreamError: The last failure, when no backend gave a first token.
             UnavailableError: There is no such backend.
+            DiskError: A failed attempt could not be recorded.
         """
         if backend is not None:
             order = [backend]
@@ -171,48 +177,67 @@ class Dispatcher:
     async def _first_token(
         self, request: InferenceRequest, order: list[str], route_version: int
     ) -> Attempt:
-        failure: FungibleError | None = None
-        number = 0
+        failure: UpstreamError | None = None
+        tried: list[str] = []
         for at, name in enumerate(order):
-            last = at == len(order) - 1
-            # The last one is tried even if its breaker is open: better slow than nothing.
-            if not (last and failure is None) and not self._breakers[name].closed():
+            place = self._place(name)
+            # With nobody tried, the last one is, even at rest: better slow than nothing.
+            last_chance = failure is None and at == len(order) - 1
+            if not last_chance and not place.breaker.closed():
+                continue
+            if failure is not None and name == tried[-1] and not await may_repeat(failure):
                 continue
             try:
-                return await self._try(request, name, number, route_version)
+                return await self._try(request, place, len(tried), route_version)
             except UpstreamError as error:
-                failure = error
+                # A stream that broke before its first token was shown to nobody.
                 if not (error.transient or isinstance(error, StreamBrokenError)):
                     raise
-            number += 1
+                failure = error
+            tried.append(name)
         raise failure or UnavailableError("no backend is in service for this model")
 
+    def _place(self, name: str) -> Place:
+        if name not in self._places:
+            raise UnavailableError(
+                f"no backend {name!r} is configured",
+                hint=f"configured: {', '.join(sorted(self._places)) or 'none'}",
+            )
+        return self._places[name]
+
     async def _try(
-        self, request: InferenceRequest, name: str, number: int, route_version: int
+        self, request: InferenceRequest, place: Place, number: int, route_version: int
     ) -> Attempt:
-        if name not in self._backends:
-            raise UnavailableError(f"no backend {name!r} is configured")
         attempt = Attempt(
             config=self.config,
             config_hash=self._hash,
-            backend=self._backends[name],
+            place=place,
             request=request,
             number=number,
             route_version=route_version,
         )
         try:
-            await attempt.open(self._slots[name])
+            await attempt.open()
         except FungibleError as error:
-            if error.transient:
-                self._breakers[name].failed()
-            await attempt.close()
-            await self.record(attempt.finish("error", error))
+            await self._failed(attempt, error)
             raise
+        except Exception as error:
+            failure = adapter_failure(place.name, error)
+            await self._failed(attempt, failure)
+            raise failure from error
         except BaseException:
-            self.background(self._abandon(attempt))
+            self.in_background(self._abandon(attempt))
             raise
-        self._breakers[name].succeeded()
         return attempt
+
+    async def _failed(self, attempt: Attempt, error: FungibleError) -> None:
+        if error.transient or isinstance(error, StreamBrokenError):
+            attempt.place.breaker.failed()
+        try:
+            # First the row: nothing may come between the failure and its record.
+            await self.record(attempt.finish("error", error))
+        finally:
+            await attempt.close()
 
     async def _abandon(self, attempt: Attempt) -> None:
         await attempt.close()
@@ -220,25 +245,31 @@ class Dispatcher:
 
     def _copy(self, request: InferenceRequest, shadow: Shadow, route_version: int) -> None:
         """Send the same to the shadow backend, unless it is too far behind to help."""
-        if request.kind != "serve" or self._shadows >= MAX_SHADOWS:
+        place = self._place(shadow.backend)
+        if request.kind != "serve" or len(self._shadows) >= MAX_SHADOWS or place.slots.locked():
             return
-        # Tools have side effects in the application that called us: a copy must not offer them.
-        body = {key: value for key, value in request.body.items() if not key.startswith("tool")}
-        copy = msgspec.structs.replace(
-            request, kind="shadow", run_id=shadow.migration_id, body=body
-        )
-        self._shadows += 1
-        self.background(self._shadow(copy, shadow.backend, route_version))
+        copy = shadow_of(request, shadow)
+        self._keep(self._shadow(copy, place, route_version), self._shadows)
 
-    async def _shadow(self, request: InferenceRequest, name: str, route_version: int) -> None:
+    async def _shadow(self, request: InferenceRequest, place: Place, route_version: int) -> None:
         try:
-            attempt = await self._try(request, name, 0, route_version)
+            attempt = await self._try(request, place, 0, route_version)
             async for _ in Dispatched(attempt, self).chunks():
                 pass
         except UpstreamError as error:
-            log.info("shadow on %s: %s", name, error.message)  # its row says the same
-        finally:
-            self._shadows -= 1
+            log.info("shadow on %s: %s", place.name, error.message)  # its row says the same
+
+    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_log_failure)
+
+
+def adapter_failure(name: str, error: Exception) -> UpstreamError:
+    """What an adapter that broke its own contract looks like to everybody else."""
+    log.error("the adapter of backend %s failed", name, exc_info=error)
+    return UpstreamError(f"the adapter of backend {name} failed unexpectedly: {error!r}")
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -1,9 +1,20 @@
-"""Which backend answers, and which ones are tried after it."""
+"""Which backend answers, which ones are tried after it, and what a shadow gets."""
 
+import asyncio
 import hashlib
 
+import msgspec
+
 from fungible.contract.inference import InferenceRequest
-from fungible.routing.table import Route
+from fungible.errors import UpstreamError, UpstreamSetupError
+from fungible.routing.table import Route, Shadow
+
+RETRY_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+# Tools have side effects in the application that called us: a copy must not offer them.
+_TOOL_FIELDS = frozenset(
+    {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
+)
 
 
 def choose(route: Route, request: InferenceRequest) -> list[str]:
@@ -19,11 +30,30 @@ def choose(route: Route, request: InferenceRequest) -> list[str]:
     return [chosen] * (1 + max(route.retries, 0)) + others
 
 
+async def may_repeat(failure: UpstreamError) -> bool:
+    """Wait before the same backend is tried again; `False` if that would not help.
+
+    It would not when our own settings are wrong there, or when the backend asked for a
+    longer rest than a client should wait.
+    """
+    pause = failure.retry_after_s if failure.retry_after_s is not None else RETRY_PAUSE_S
+    if isinstance(failure, UpstreamSetupError) or pause > LONGEST_PAUSE_S:
+        return False
+    await asyncio.sleep(pause)
+    return True
+
+
 def in_shadow(route: Route, request: InferenceRequest) -> bool:
     """Whether this request is among the share that is copied to the shadow backend."""
     if route.shadow is None:
         return False
     return unit_hash(f"shadow/{request.request_id}") < route.shadow.share
+
+
+def shadow_of(request: InferenceRequest, shadow: Shadow) -> InferenceRequest:
+    """The copy that a shadow backend gets: the same request without its tools."""
+    body = {key: value for key, value in request.body.items() if key not in _TOOL_FIELDS}
+    return msgspec.structs.replace(request, kind="shadow", run_id=shadow.migration_id, body=body)
 
 
 def unit_hash(text: str) -> float:
