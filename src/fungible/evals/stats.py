@@ -11,8 +11,16 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-import numpy as np
-from numpy.typing import NDArray
+from fungible.errors import MissingExtraError
+
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "judging results needs numpy, which is not installed",
+        hint="pip install 'fungible[evals]'",
+    ) from error
 
 Floats = NDArray[np.float64]
 _NORMAL = NormalDist()

@@ -1,4 +1,6 @@
 import asyncio
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -10,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from fungible.cli.evals import evals
 from fungible.contract.events import EvalItemEvent, VerdictEvent
-from fungible.errors import ConfigError, InputError, UnavailableError
+from fungible.errors import ConfigError, InputError, MissingExtraError, UnavailableError
 from support.scripted_upstream import scripted_upstream
 from support.spool_records import spool_records
 
@@ -201,3 +203,11 @@ def test_run_with_wrong_names_is_one_error(
     result = invoke("run", "--config", config, *options)
     assert isinstance(result.exception, kind)
     assert said in str(result.exception)
+
+
+def test_without_numpy_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "fungible.evals.stats")
+    with pytest.raises(MissingExtraError) as caught:
+        importlib.import_module("fungible.evals.stats")
+    assert "fungible[evals]" in caught.value.hint
