@@ -8,6 +8,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from fungible.cli.serve import check_free
 from fungible.errors import MissingExtraError
 
 _NEEDED = {
@@ -43,6 +44,8 @@ def quickstart(
     refuses the one that did not.
     """
     _need_extras()
+    for port in (gateway_port, control_port):
+        check_free("127.0.0.1", port)
     # Imported here because these pull in the runtimes: `--help` must not.
     from fungible.quickstart.run import Options, run  # noqa: PLC0415
     from fungible.quickstart.summary import table  # noqa: PLC0415

@@ -44,6 +44,11 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def check_free(host: str, port: int) -> None:
+    """Raise what `bind` would raise, now instead of after minutes of other work."""
+    bind(host, port).close()
+
+
 def run_server(
     app: ASGIApp, sock: socket.socket, *, name: str, before_ready: Callable[[], None] | None = None
 ) -> None:

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from fungible.cli.options import common_options, locate_config
+from fungible.cli.serve import check_free
 from fungible.config import load_config
 from fungible.control.supervisor import Supervisor
 
@@ -23,7 +24,10 @@ def up(*, home: Path | None, config_path: Path | None, as_json: bool) -> None:
     {"event": "ready", "gateway", "control", "backends", "home"}.
     """
     path = locate_config(home, config_path)
-    supervisor = Supervisor(load_config(path), path, progress=_say)
+    config = load_config(path)
+    for server in (config.gateway, config.control):
+        check_free(server.host, server.port)
+    supervisor = Supervisor(config, path, progress=_say)
     asyncio.run(_run(supervisor, as_json=as_json))
 
 
