@@ -17,7 +17,7 @@ _NEEDED = {
     "onnx": "build",
     "gguf": "build",
     "chdb": "ledger",
-    "scipy": "evals",
+    "numpy": "evals",
 }
 
 
