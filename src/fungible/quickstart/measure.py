@@ -29,7 +29,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p50_ms: float
     ttft_p99_ms: float
     tokens_per_s: float
-    invalid: list[str]
+    notes: list[str]
 
 
 async def measure_speed(bench: Bench, trace: Trace, backend: str, stage: Stage) -> Speed:
@@ -56,7 +56,11 @@ async def measure_speed(bench: Bench, trace: Trace, backend: str, stage: Stage) 
         ttft_p50_ms=round(open_loop.summary.ttft_p50_ms, 1),
         ttft_p99_ms=round(open_loop.summary.ttft_p99_ms, 1),
         tokens_per_s=round(full.summary.total_tokens_per_s, 1),
-        invalid=open_loop.invalid + full.invalid,
+        notes=[
+            *(f"{backend}: {why}" for why in open_loop.invalid + full.invalid),
+            f"TTFT p99 of {open_loop.summary.requests} requests is their maximum; so many "
+            f"support p{open_loop.summary.supported_percentile:g}",
+        ],
     )
 
 

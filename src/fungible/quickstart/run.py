@@ -134,7 +134,7 @@ async def _work(bench: Bench, supervisor: Supervisor, options: Options, stages: 
     for entry in ENTRIES:
         with stages.stage(f"Replaying traffic: {entry.name}") as stage:
             speeds[entry.name] = await measure_speed(bench, trace, entry.name, stage)
-            notes += [f"{entry.name}: {why}" for why in speeds[entry.name].invalid]
+            notes += [note for note in speeds[entry.name].notes if note not in notes]
     with stages.stage("Waiting for the ledger to price it"):
         costs = await settled_costs(bench)
     rows = backend_rows(bench, verdicts, speeds, costs)
