@@ -9,8 +9,11 @@ Options (`[backend.NAME.options]`):
 | `ttft_ms`, `itl_ms` | 0 | before the first word; between words |
 | `fail_rate` | 0 | share of requests refused, spread evenly and reproducibly |
 | `fail_status` | 503 | with this HTTP status |
+| `seed` | 0 | which requests are refused first |
 | `cut_after` | | break a stream after this many words |
 | `usage` | true | whether it reports token counts |
+
+It keeps to `max_tokens` (a word is a token) and says so by `finish_reason`.
 """
 
 import asyncio
@@ -45,6 +48,7 @@ class NullOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     itl_ms: float = 0.0
     fail_rate: float = 0.0
     fail_status: int = 503
+    seed: int = 0
     cut_after: int | None = None
     usage: bool = True
 
@@ -61,7 +65,8 @@ class NullBackend:
             self._options = msgspec.convert(settings.options, NullOptions)
         except msgspec.ValidationError as error:
             raise ConfigError(f"backend.{name}.options: {error}") from error
-        self._owed = 0.0
+        # Multiples of the golden ratio: neighbouring seeds begin far apart.
+        self._owed = self._options.seed * 0.618033988749895 % 1.0
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -69,7 +74,7 @@ class NullBackend:
     async def send(self, request: InferenceRequest) -> Reply:
         """A scripted answer, or the scripted failure."""
         options = self._options
-        await asyncio.sleep(options.ttft_ms / 1000)
+        await _pause(options.ttft_ms)
         self._owed += options.fail_rate
         if self._owed >= 1.0:
             self._owed -= 1.0
@@ -93,6 +98,10 @@ class _NullReply:
         self._request = request
         count = options.tokens
         words = options.text.split() if count is None else ["null"] * count
+        limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
+        self._finish = "stop"
+        if isinstance(limit, int) and limit < len(words):
+            words, self._finish = words[:limit], "length"
         self._words = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
         prompt = sum(
             len(str(turn.get("content", "")).split()) for turn in request.body.get("messages", [])
@@ -107,9 +116,10 @@ class _NullReply:
         """The body: one event a word, or one JSON object."""
         head = {"id": f"null-{self._request.request_id}", "created": int(time.time())}
         if not self._request.stream:
-            await asyncio.sleep(self._options.itl_ms / 1000 * len(self._words))
+            await _pause(self._options.itl_ms * len(self._words))
             choice = Choice(
-                message=AssistantMessage(content="".join(self._words)), finish_reason="stop"
+                message=AssistantMessage(content="".join(self._words)),
+                finish_reason=self._finish,
             )
             answer = ChatCompletion(**head, model="null", choices=[choice], usage=self._usage)  # type: ignore[arg-type]
             body = msgspec.to_builtins(answer)
@@ -121,10 +131,10 @@ class _NullReply:
             if at == self._options.cut_after:
                 raise StreamBrokenError("null: the stream was cut, as scripted")
             if at:
-                await asyncio.sleep(self._options.itl_ms / 1000)
+                await _pause(self._options.itl_ms)
             delta = Delta(role="assistant" if at == 0 else None, content=word)
             yield self._frame(head, [ChunkChoice(delta=delta)])
-        yield self._frame(head, [ChunkChoice(delta=Delta(), finish_reason="stop")])
+        yield self._frame(head, [ChunkChoice(delta=Delta(), finish_reason=self._finish)])
         if self._options.usage and _wants_usage(self._request):
             yield self._frame(head, [], self._usage)
         yield DONE
@@ -141,3 +151,8 @@ class _NullReply:
 
 def _wants_usage(request: InferenceRequest) -> bool:
     return bool((request.body.get("stream_options") or {}).get("include_usage"))
+
+
+async def _pause(ms: float) -> None:
+    if ms > 0:
+        await asyncio.sleep(ms / 1000)

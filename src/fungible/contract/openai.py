@@ -61,6 +61,8 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
         raise RequestError(f"request body: {text}", param=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"request body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise RequestError("request body is nested too deeply") from error
     _check_ranges(request)
     return request, raw
 

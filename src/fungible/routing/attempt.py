@@ -16,7 +16,6 @@ from fungible.errors import (
     FungibleError,
     StreamBrokenError,
     UpstreamBusyError,
-    UpstreamError,
     UpstreamTimeoutError,
 )
 from fungible.routing.observe import Observation
@@ -165,9 +164,7 @@ class Attempt:
             self.status = status
             if error is not None:
                 self.error_code = error.code
-                self.http_status = self.http_status or (
-                    error.upstream_status if isinstance(error, UpstreamError) else error.status
-                )
+                self.http_status = self.http_status or error.status
             self.event = self._describe()
         return self.event
 

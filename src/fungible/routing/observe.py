@@ -16,6 +16,8 @@ class _Part(msgspec.Struct):
     content: Any = None
     refusal: Any = None
     tool_calls: Any = None
+    function_call: Any = None
+    function_call: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
 
@@ -66,7 +68,9 @@ class Observation:
         try:
             answer = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise StreamBrokenError(f"the backend sent a malformed event: {error}") from error
+            raise StreamBrokenError(
+                f"the backend sent an event that is not JSON: {error}"
+            ) from error
         if answer.error is not None:
             raise StreamBrokenError(f"the backend broke off: {_said(answer.error)}")
         self._take(answer)
@@ -105,8 +109,8 @@ class Observation:
 
     def _part(self, part: _Part) -> None:
         text = part.content if isinstance(part.content, str) else _text(part.content)
-        if part.refusal or part.tool_calls:
-            text += _text(part.refusal) + _text(part.tool_calls)
+        if part.refusal or part.tool_calls or part.function_call:
+            text += _text(part.refusal) + _text(part.tool_calls) + _text(part.function_call)
         if text:
             self.begun = True
             self.chars += len(text)

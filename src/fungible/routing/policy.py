@@ -1,16 +1,13 @@
 """Which backend answers, which ones are tried after it, and what a shadow gets."""
 
-import asyncio
 import hashlib
 
 import msgspec
 
 from fungible.contract.inference import InferenceRequest
-from fungible.errors import UpstreamError, UpstreamSetupError
 from fungible.routing.table import Route, Shadow
 
 RETRY_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
 # Tools have side effects in the application that called us: a copy must not offer them.
 _TOOL_FIELDS = frozenset(
     {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
@@ -28,19 +25,6 @@ def choose(route: Route, request: InferenceRequest) -> list[str]:
     chosen = _at(point, route.weights) or route.reference
     others = [name for name in route.fallback if name != chosen]
     return [chosen] * (1 + max(route.retries, 0)) + others
-
-
-async def may_repeat(failure: UpstreamError) -> bool:
-    """Wait before the same backend is tried again; `False` if that would not help.
-
-    It would not when our own settings are wrong there, or when the backend asked for a
-    longer rest than a client should wait.
-    """
-    pause = failure.retry_after_s if failure.retry_after_s is not None else RETRY_PAUSE_S
-    if isinstance(failure, UpstreamSetupError) or pause > LONGEST_PAUSE_S:
-        return False
-    await asyncio.sleep(pause)
-    return True
 
 
 def in_shadow(route: Route, request: InferenceRequest) -> bool:
