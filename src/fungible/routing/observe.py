@@ -17,7 +17,6 @@ class _Part(msgspec.Struct):
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None
-    function_call: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
 
