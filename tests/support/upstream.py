@@ -56,7 +56,11 @@ class Seen:
 
 
 class Upstream:
-    """An async context manager. `next` is used up first, one a request; then `default`."""
+    """An async context manager. `next` is used up first, one a request; then `default`.
+
+    Attributes:
+        most_active: Most requests that were waiting for their answers to begin at once.
+    """
 
     def __init__(self, default: Script | None = None) -> None:
         self.default = default or Script()
@@ -86,14 +90,11 @@ class Upstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        self.active += 1
-        self.most_active = max(self.active, self.most_active)
         try:
             await self._exchange(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self.active -= 1
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
@@ -122,7 +123,12 @@ class Upstream:
         await asyncio.gather(answering, leaving, return_exceptions=True)
 
     async def _answer(self, seen: Seen, script: Script, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(script.wait_s)
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        try:
+            await asyncio.sleep(script.wait_s)
+        finally:
+            self.active -= 1
         streamed = bool(seen.body.get("stream"))
         if script.status != 200 or script.body is not None or not streamed:
             body = script.body if script.body is not None else whole(script)
