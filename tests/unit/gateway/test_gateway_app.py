@@ -1,0 +1,213 @@
+"""What a client of the gateway gets, right and wrong."""
+
+import hashlib
+
+import msgspec
+import pytest
+
+from fungible.config import BackendSettings, GatewaySettings, KeySettings, RouteSettings
+from fungible.errors import ConfigError
+from support.gateway import BODY, Make
+from support.upstream import Script, Upstream
+
+ROUTES = {"m": RouteSettings(reference="a"), "n": RouteSettings(reference="a")}
+NULL = {"a": BackendSettings(kind="null")}
+
+
+def key(secret: str, **fields: object) -> KeySettings:
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return msgspec.convert({"hash": digest, **fields}, KeySettings)
+
+
+KEYS = {
+    "team": key("fk-team", owner="o", customer="acme"),
+    "old": key("fk-old", expires="2001-01-01"),
+    "last": key("fk-last", expires="9999-12-31", models=["n"], feature="f"),
+}
+
+
+async def test_an_answer_says_who_gave_it(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        answer = await gateway.ask()
+        assert answer.status == 200
+        assert answer.json()["choices"][0]["message"]["content"] == "null answer"
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-fungible-backend"] == "a"
+        assert answer.headers["x-fungible-route-version"] == "0"
+        (row,) = gateway.rows()
+        assert row.request_id == answer.headers["x-fungible-request-id"]
+
+
+async def test_a_stream_ends_with_done(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        answer = await gateway.ask(stream=True)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-cache"
+        events = answer.events()
+        assert events[-1] == "[DONE]"
+        assert not any(event.get("usage") for event in events[:-1])
+        assert answer.headers["x-fungible-request-id"] == gateway.rows()[0].request_id
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [("", "no API key"), ("fk-wrong", "not known"), ("fk-old", "expired"), (" ", "no API key")],
+)
+async def test_a_bad_key_gets_nothing(serving: Make, secret: str, words: str) -> None:
+    async with serving(backend=NULL, route=ROUTES, key=KEYS) as gateway:
+        for call in (
+            gateway.call(key=secret),
+            gateway.call(path="/v1/models", key=secret, get=True),
+        ):
+            answer = await call.done()
+            assert answer.status == 401
+            error = answer.json()["error"]
+            assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+            assert words in error["message"]
+            assert "fk-wrong" not in error["message"]
+        assert gateway.rows() == []
+
+
+async def test_a_key_sees_only_its_models(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES, key=KEYS) as gateway:
+        for secret, names in (("fk-team", ["m", "n"]), ("fk-last", ["n"])):
+            models = await gateway.call(path="/v1/models", key=secret, get=True).done()
+            assert [model["id"] for model in models.json()["data"]] == names
+        refused = await gateway.ask("fk-last")
+        assert (refused.status, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert "models: n" in refused.json()["error"]["message"]
+        assert (await gateway.ask("fk-last", model="n")).status == 200
+
+
+async def test_the_key_decides_whom_a_request_is_for(serving: Make) -> None:
+    said = {"customer": "evil", "feature": "search", "session": "s1", "env": "prod"}
+    async with serving(backend=NULL, route=ROUTES, key=KEYS) as gateway:
+        await gateway.ask("fk-team", metadata=said, user="u1")
+        await gateway.ask("fk-last", model="n", metadata=said | {"session": ""}, user="u1")
+        first, second = gateway.rows()
+    assert (first.key, first.owner, first.customer, first.feature) == (
+        "team",
+        "o",
+        "acme",
+        "search",
+    )
+    assert (first.session, first.tags) == ("s1", {"env": "prod"})
+    assert (second.key, second.customer, second.feature) == ("last", "evil", "f")
+    assert second.session == "u1"
+
+
+async def test_without_keys_everybody_is_anonymous(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        assert (await gateway.ask("anything", metadata={"customer": "c"})).status == 200
+        (row,) = gateway.rows()
+        assert (row.key, row.customer) == ("", "c")
+
+
+def test_an_expiry_that_is_no_date_is_named(serving: Make) -> None:
+    from fungible.config import Config  # noqa: PLC0415
+    from fungible.gateway.auth import KeyRing  # noqa: PLC0415
+
+    with pytest.raises(ConfigError, match=r"key\.k\.expires: 'soon'"):
+        KeyRing(Config(key={"k": key("x", expires="soon")}))
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (b"{no", None, "not valid JSON"),
+        (b"", None, "not valid JSON"),
+        (b"\xff\xfe", None, "not valid JSON"),
+        (b"[" * 100_000, None, "nested too deeply"),
+        (b"[]", None, "Expected `object`"),
+        ({**BODY, "messages": []}, "messages", "must not be empty"),
+        ({**BODY, "temperature": "hot"}, "temperature", "Expected"),
+        ({**BODY, "temperature": 3}, "temperature", "must be in"),
+        ({**BODY, "n": 2}, "n", "must be in"),
+        ({"model": "m"}, None, "messages"),
+        ({**BODY, "metadata": {"a": 1}}, "metadata[...]", "Expected `str`"),
+        ({**BODY, "messages": [{"role": "wizard"}]}, "messages[0].role", "wizard"),
+    ],
+)
+async def test_a_malformed_request_names_its_field(
+    serving: Make, body: object, param: str | None, words: str
+) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        answer = await gateway.call(body).done()
+        assert answer.status == 400
+        error = answer.json()["error"]
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert words in error["message"]
+        assert gateway.rows() == []
+
+
+async def test_a_body_that_is_too_large_is_not_read(serving: Make) -> None:
+    small = GatewaySettings(max_body_bytes=1000)
+    async with serving(backend=NULL, route=ROUTES, gateway=small) as gateway:
+        answer = await gateway.ask(user="x" * 1000)
+        assert answer.status == 413
+        assert "1000 bytes" in answer.json()["error"]["message"]
+        assert (await gateway.ask(user="x" * 500)).status == 200
+
+
+async def test_paths_and_methods_that_are_not_served(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        missing = await gateway.call(path="/v1/embeddings").done()
+        assert missing.status == 404
+        assert "/v1/chat/completions" in missing.json()["error"]["message"]
+        assert (await gateway.call(get=True).done()).status == 405
+        health = await gateway.call(path="/health", get=True).done()
+        assert health.json() == {"status": "ok", "route_version": 0}
+
+
+@pytest.mark.parametrize(
+    "fault", [Script(cut_after=1), Script(error_after=1), Script(reset_after=1)]
+)
+async def test_a_broken_stream_ends_in_an_error_and_no_done(
+    serving: Make, upstream: Upstream, fault: Script
+) -> None:
+    upstream.default = fault
+    async with serving(backend={"a": BackendSettings(url=upstream.url)}, route=ROUTES) as gateway:
+        answer = await gateway.ask(stream=True)
+        assert answer.status == 200
+        first, last = answer.events()
+        assert first["choices"][0]["delta"]["content"] == "Grüße"
+        assert last["error"]["code"] == "stream_broken"
+        assert [row.status for row in gateway.rows()] == ["interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("upstream_status", "status", "code"),
+    [
+        (400, 400, "upstream_rejected"),
+        (429, 429, "upstream_busy"),
+        (500, 502, "upstream_unreachable"),
+        (401, 502, "upstream_error"),
+    ],
+)
+async def test_what_an_upstream_refuses_reaches_the_client(
+    serving: Make, upstream: Upstream, upstream_status: int, status: int, code: str
+) -> None:
+    upstream.default = Script(status=upstream_status)
+    async with serving(backend={"a": BackendSettings(url=upstream.url)}, route=ROUTES) as gateway:
+        for stream in (True, False):
+            answer = await gateway.ask(stream=stream)
+            assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_unknown_fields_go_through(serving: Make, upstream: Upstream) -> None:
+    async with serving(backend={"a": BackendSettings(url=upstream.url)}, route=ROUTES) as gateway:
+        await gateway.ask(top_k=3, extra={"deep": [1, None]})
+    assert upstream.requests[0].body == {**BODY, "top_k": 3, "extra": {"deep": [1, None]}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_full_disk_withholds_the_answer(serving: Make, stream: bool) -> None:
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        gateway.spool.folder.rmdir()
+        gateway.spool.folder.touch()
+        answer = await gateway.ask(stream=stream)
+        gateway.spool.folder.unlink()
+        body = answer.body
+    assert b"[DONE]" not in body
+    assert b"disk_full" in body
+    assert answer.status == (200 if stream else 507)
