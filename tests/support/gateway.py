@@ -26,7 +26,8 @@ class GatewayInProcess:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.spool = SpoolWriter(config.spool_path(), "gateway")
-        self.app = build_gateway(config, Dispatcher(config=config, spool=self.spool), self.spool)
+        self.dispatcher = Dispatcher(config=config, spool=self.spool)
+        self.app = build_gateway(config, self.dispatcher, self.spool)
 
     def call(
         self,
