@@ -23,6 +23,7 @@
         ├── UpstreamBusyError       HTTP 429  transient
         ├── UpstreamTimeoutError    HTTP 504  transient
         ├── UpstreamConnectError    HTTP 502  transient
+        ├── UpstreamSetupError      HTTP 502  transient  our key or model name is wrong there
         ├── UpstreamRejectedError   as it said, terminal
         ├── StreamBrokenError       HTTP 502  terminal once a token went out
         └── EngineError             HTTP 500  our own engine failed in a step
@@ -170,8 +171,15 @@ class MissingExtraError(UnavailableError):
 
 
 class UpstreamError(FungibleError):
-    """A backend failed to answer."""
+    """A backend failed to answer.
 
+    Attributes:
+        upstream_status: The HTTP status it answered with; 0 when it gave none.
+        retry_after_s: For how many seconds it asked to be left alone; `None` when it did not.
+    """
+
+    upstream_status: int = 0
+    retry_after_s: float | None = None
     exit_code = 4
     status = 502
     type = "upstream_error"
@@ -198,6 +206,13 @@ class UpstreamConnectError(UpstreamError):
     """The backend could not be reached, or closed before it answered."""
 
     code = "upstream_unreachable"
+    transient = True
+
+
+class UpstreamSetupError(UpstreamError):
+    """The backend refused our key, or our name for the model; another backend may not."""
+
+    code = "upstream_misconfigured"
     transient = True
 
 

@@ -19,6 +19,7 @@ from fungible.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamRejectedError,
+    UpstreamSetupError,
     UpstreamTimeoutError,
 )
 from support.upstream import Script, Upstream
@@ -135,10 +136,10 @@ async def test_a_cut_stream_is_an_error_after_what_arrived(bench: Bench, words: 
         (500, UpstreamConnectError, True, 502),
         (408, UpstreamTimeoutError, True, 504),
         (400, UpstreamRejectedError, False, 400),
-        (404, UpstreamRejectedError, False, 404),
+        (404, UpstreamSetupError, True, 502),
         (422, UpstreamRejectedError, False, 422),
-        (401, UpstreamError, False, 502),
-        (403, UpstreamError, False, 502),
+        (401, UpstreamSetupError, True, 502),
+        (403, UpstreamSetupError, True, 502),
     ],
 )
 async def test_statuses_mean_the_same_everywhere(

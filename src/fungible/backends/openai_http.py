@@ -133,10 +133,8 @@ class OpenAIHTTPBackend:
     def _refused(self, response: aiohttp.ClientResponse, said: bytes) -> UpstreamError:
         if self._secret:  # some servers quote the key that they refuse
             said = said.replace(self._secret, b"[key]")
-        error = error_for_status(self.name, response.status, said)
-        if wait := response.headers.get("Retry-After"):
-            error.hint = f"retry after {wait} s"
-        return error
+        wait = response.headers.get("Retry-After", "").strip()
+        return error_for_status(self.name, response.status, said, wait)
 
 
 class _HTTPReply:

@@ -7,14 +7,35 @@ from fungible.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamRejectedError,
+    UpstreamSetupError,
     UpstreamTimeoutError,
 )
 
 _SHOWN = 300
+# Our key, account, address or name for the model: nothing that the client sent.
+_SETUP = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405, 407})
 
 
-def error_for_status(backend: str, status: int, body: bytes) -> UpstreamError:
-    """The error of a non-2xx answer; carries the upstream's own words, shortened."""
+def error_for_status(
+    backend: str, status: int, body: bytes, retry_after: str = ""
+) -> UpstreamError:
+    """The error of a non-2xx answer; carries the upstream's own words, shortened.
+
+    Args:
+        backend: Its name in the configuration.
+        status: What it answered.
+        body: The start of what it said.
+        retry_after: Its header of that name, in seconds (dates are not understood).
+    """
+    error = _classify(backend, status, body)
+    error.upstream_status = status
+    if retry_after.isascii() and retry_after.isdigit():
+        error.retry_after_s = float(retry_after)
+        error.hint = f"retry after {retry_after} s"
+    return error
+
+
+def _classify(backend: str, status: int, body: bytes) -> UpstreamError:
     said = f"{backend} answered {status}: {_message(body)}"
     if status in (429, 503):
         return UpstreamBusyError(said)
@@ -22,8 +43,9 @@ def error_for_status(backend: str, status: int, body: bytes) -> UpstreamError:
         return UpstreamConnectError(said)
     if status == 408:
         return UpstreamTimeoutError(said)
-    if status in (401, 403):  # our key, not the client's: its SDK must not blame its own
-        return UpstreamError(said, hint=f"check backend.{backend}.api_key_env")
+    if status in _SETUP:
+        hint = f"check url, model and api_key_env of backend.{backend}"
+        return UpstreamSetupError(said, hint=hint)
     return UpstreamRejectedError(said, status=status)
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from fungible.config import Config
 from fungible.contract.openai import ModelCard, ModelList
-from fungible.errors import FungibleError, RequestError
+from fungible.errors import FungibleError, RequestError, UpstreamError
 from fungible.gateway.auth import KeyRing
 from fungible.gateway.chat import ChatCompletions
 from fungible.gateway.watch import RouteWatcher
@@ -81,7 +81,10 @@ def _json(body: object, status: int = 200) -> Response:
 
 async def _fungible_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, FungibleError)  # noqa: S101  # registered for this class
-    return _json(error.to_openai(), error.status)
+    answer = _json(error.to_openai(), error.status)
+    if isinstance(error, UpstreamError) and error.retry_after_s is not None:
+        answer.headers["retry-after"] = f"{error.retry_after_s:g}"
+    return answer
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

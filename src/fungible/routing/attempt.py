@@ -16,6 +16,7 @@ from fungible.errors import (
     FungibleError,
     StreamBrokenError,
     UpstreamBusyError,
+    UpstreamError,
     UpstreamTimeoutError,
 )
 from fungible.routing.observe import Observation
@@ -164,7 +165,8 @@ class Attempt:
             self.status = status
             if error is not None:
                 self.error_code = error.code
-                self.http_status = self.http_status or error.status
+                said = error.upstream_status if isinstance(error, UpstreamError) else 0
+                self.http_status = self.http_status or said or error.status
             self.event = self._describe()
         return self.event
 

@@ -19,7 +19,7 @@ from fungible.errors import FungibleError, StreamBrokenError, UnavailableError, 
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.attempt import Attempt
 from fungible.routing.place import Place
-from fungible.routing.policy import RETRY_PAUSE_S, choose, in_shadow, shadow_of
+from fungible.routing.policy import choose, in_shadow, pause_before_repeat, shadow_of
 from fungible.routing.table import Route, Shadow
 
 log = logging.getLogger(__name__)
@@ -185,8 +185,11 @@ class Dispatcher:
             last_chance = failure is None and at == len(order) - 1
             if not last_chance and not place.breaker.closed():
                 continue
-            if tried and name == tried[-1]:
-                await asyncio.sleep(RETRY_PAUSE_S)
+            if failure is not None and name == tried[-1]:
+                pause = pause_before_repeat(failure)
+                if pause is None:
+                    continue
+                await asyncio.sleep(pause)
             try:
                 return await self._try(request, place, len(tried), route_version)
             except UpstreamError as error:

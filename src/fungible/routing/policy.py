@@ -5,9 +5,11 @@ import hashlib
 import msgspec
 
 from fungible.contract.inference import InferenceRequest
+from fungible.errors import UpstreamError, UpstreamSetupError
 from fungible.routing.table import Route, Shadow
 
 RETRY_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
 # Tools have side effects in the application that called us: a copy must not offer them.
 _TOOL_FIELDS = frozenset(
     {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
@@ -25,6 +27,17 @@ def choose(route: Route, request: InferenceRequest) -> list[str]:
     chosen = _at(point, route.weights) or route.reference
     others = [name for name in route.fallback if name != chosen]
     return [chosen] * (1 + max(route.retries, 0)) + others
+
+
+def pause_before_repeat(failure: UpstreamError) -> float | None:
+    """Seconds to wait before the same backend is tried again; `None` if that would not help.
+
+    It would not when our own settings are wrong there, or when the backend asked for a
+    longer rest than a client should wait.
+    """
+    pause = RETRY_PAUSE_S if failure.retry_after_s is None else failure.retry_after_s
+    hopeless = isinstance(failure, UpstreamSetupError) or pause > LONGEST_PAUSE_S
+    return None if hopeless else pause
 
 
 def in_shadow(route: Route, request: InferenceRequest) -> bool:

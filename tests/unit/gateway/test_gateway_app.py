@@ -181,7 +181,7 @@ async def test_a_broken_stream_ends_in_an_error_and_no_done(
         (400, 400, "upstream_rejected"),
         (429, 429, "upstream_busy"),
         (500, 502, "upstream_unreachable"),
-        (401, 502, "upstream_error"),
+        (401, 502, "upstream_misconfigured"),
     ],
 )
 async def test_what_an_upstream_refuses_reaches_the_client(
@@ -192,6 +192,15 @@ async def test_what_an_upstream_refuses_reaches_the_client(
         for stream in (True, False):
             answer = await gateway.ask(stream=stream)
             assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_the_rest_that_an_upstream_asked_for_is_passed_on(
+    serving: Make, upstream: Upstream
+) -> None:
+    upstream.default = Script(status=429, headers={"Retry-After": "17"})
+    async with serving(backend={"a": BackendSettings(url=upstream.url)}, route=ROUTES) as gateway:
+        answer = await gateway.ask()
+        assert (answer.status, answer.headers["retry-after"]) == (429, "17")
 
 
 async def test_unknown_fields_go_through(serving: Make, upstream: Upstream) -> None:

@@ -12,8 +12,8 @@ from fungible.errors import (
     UnavailableError,
     UpstreamBusyError,
     UpstreamConnectError,
-    UpstreamError,
     UpstreamRejectedError,
+    UpstreamSetupError,
     UpstreamTimeoutError,
 )
 from support.dispatching import Make, request, route
@@ -160,15 +160,31 @@ async def test_a_refused_request_is_tried_once(
     assert len(upstream.requests) == 1
 
 
-async def test_a_refusal_of_our_own_key_is_not_the_clients_fault(
-    dispatching: Make, upstream: Upstream
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_our_own_mistake_there_is_not_repeated_there(
+    dispatching: Make, upstream: Upstream, status: int
 ) -> None:
-    upstream.default = Script(status=401)
-    async with dispatching(a=BackendSettings(url=upstream.url)) as setup:
-        with pytest.raises(UpstreamError) as caught:
+    upstream.default = Script(status=status)
+    async with dispatching(a=BackendSettings(url=upstream.url), b={}) as setup:
+        await setup.ask(request(), route=route("b"))
+        tried = [(row.backend, row.http_status) for row in setup.rows()]
+        assert tried == [("a", status), ("b", 200)]
+        with pytest.raises(UpstreamSetupError) as caught:
             await setup.dispatcher.dispatch(request(), route=route())
         assert caught.value.status == 502
-        assert [row.status for row in setup.rows()] == ["error"]
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize(("wait", "tries"), [("0", 2), ("17", 1)])
+async def test_a_backend_that_asks_for_a_rest_gets_it(
+    dispatching: Make, upstream: Upstream, wait: str, tries: int
+) -> None:
+    upstream.default = Script(status=429, headers={"Retry-After": wait})
+    async with dispatching(a=BackendSettings(url=upstream.url)) as setup:
+        with pytest.raises(UpstreamBusyError) as caught:
+            await setup.dispatcher.dispatch(request(), route=route())
+        assert caught.value.retry_after_s == float(wait)
+    assert len(upstream.requests) == tries
 
 
 async def test_when_all_fail_the_last_failure_is_told(dispatching: Make) -> None:
