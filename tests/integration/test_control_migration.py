@@ -52,6 +52,13 @@ class Loop:
         assert status == 200, body
         return body
 
+    def follows(self, version: int) -> None:
+        """Wait until the gateway routes by this version: it looks four times a second."""
+        deadline = time.monotonic() + 30
+        while ask(self.gateway.url, "GET", "/health")[1]["route_version"] != version:
+            assert time.monotonic() < deadline, f"the gateway never loaded version {version}"
+            time.sleep(0.05)
+
     def admit(self) -> None:
         """Write a passing verdict the way an eval run does: into the spool."""
         spool = SpoolWriter(self.config.spool_path(), "eval")
@@ -134,7 +141,9 @@ def test_it_moves_through_shadow_and_canary_and_survives_kill_9_of_control(tmp_p
         loop.control.start()
         done = loop.drive(name, ended)
         assert done["state"] == "promoted", done["reason"]
-        assert loop.get("/api/routes")["routes"][MODEL]["weights"] == {CANDIDATE: 1.0}
+        active = loop.get("/api/routes")
+        assert active["routes"][MODEL]["weights"] == {CANDIDATE: 1.0}
+        loop.follows(active["version"])
         chat(loop.gateway.url, 4)
         assert loop.control.stop() == 0
         assert not (tmp_path / "run" / "control.json").exists()

@@ -14,6 +14,7 @@ from fungible.routing.table import RouteTable
 _ENDED = {"promoted", "rolled_back", "refused"}
 _STEPS = {"gated": 0, "shadow": 1, "canary": 2, "promoted": 3}
 LIMIT_S = 240.0
+SETTLED_REQUESTS = 12
 
 
 def reset_route(client: ControlClient, model: str, reference: str) -> None:
@@ -47,10 +48,13 @@ async def migrate(
         burst(base_url, requests=5_000, concurrency=6, max_tokens=8, seed=1, stop=stop)
     )
     try:
-        return await _follow(client, opened["migration_id"], stage)
+        ended = await _follow(client, opened["migration_id"], stage)
     finally:
         stop.set()
         await traffic
+    # The first requests of the new route: what the page shows from here on.
+    await burst(base_url, requests=SETTLED_REQUESTS, concurrency=4, max_tokens=8, seed=2)
+    return ended
 
 
 async def _follow(client: ControlClient, migration_id: str, stage: Stage) -> dict[str, Any]:
