@@ -11,7 +11,8 @@ from fungible.contract.inference import Attribution
 from fungible.errors import AuthError, ConfigError, UnknownModelError
 
 _HINT = "send `Authorization: Bearer KEY`; `fungible key new` makes keys"
-_TAG_LIMIT = 16
+# The OpenAI API's own limits of `metadata`: rows must not grow with what a client sends.
+_TAG_LIMIT, _NAME_LIMIT, _TEXT_LIMIT = 16, 64, 512
 
 
 class KeyRing:
@@ -73,8 +74,12 @@ def attribute(name: str, key: KeySettings, body: Mapping[str, Any]) -> Attributi
     `metadata.session`, or else `user`, names the conversation; the rest are tags.
     """
     raw = body.get("metadata")
-    metadata = {str(k): str(v) for k, v in raw.items()} if isinstance(raw, dict) else {}
-    session = metadata.pop("session", "") or str(body.get("user") or "")
+    metadata = (
+        {str(k)[:_NAME_LIMIT]: str(v)[:_TEXT_LIMIT] for k, v in raw.items()}
+        if isinstance(raw, dict)
+        else {}
+    )
+    session = metadata.pop("session", "") or str(body.get("user") or "")[:_TEXT_LIMIT]
     feature = metadata.pop("feature", "")
     customer = metadata.pop("customer", "")
     return Attribution(

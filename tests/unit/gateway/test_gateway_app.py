@@ -96,6 +96,16 @@ async def test_the_key_decides_whom_a_request_is_for(serving: Make) -> None:
     assert second.session == "u1"
 
 
+async def test_a_row_does_not_grow_with_what_a_client_sends(serving: Make) -> None:
+    tags = {f"{at:02}{'k' * 100}": "v" * 10_000 for at in range(50)}
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        await gateway.ask(metadata=tags | {"feature": "f" * 10_000}, user="u" * 10_000)
+        (row,) = gateway.rows()
+    assert len(row.tags) == 16
+    assert {(len(name), len(text)) for name, text in row.tags.items()} == {(64, 512)}
+    assert (len(row.feature), len(row.session)) == (512, 512)
+
+
 async def test_without_keys_everybody_is_anonymous(serving: Make) -> None:
     async with serving(backend=NULL, route=ROUTES) as gateway:
         assert (await gateway.ask("anything", metadata={"customer": "c"})).status == 200
