@@ -248,8 +248,10 @@ class Dispatcher:
 
     def _copy(self, request: InferenceRequest, shadow: Shadow, route_version: int) -> None:
         """Send the same to the shadow backend, unless it is too far behind to help."""
-        place = self._place(shadow.backend)
-        if request.kind != "serve" or len(self._shadows) >= MAX_SHADOWS or place.slots.locked():
+        place = self._places.get(shadow.backend)
+        if place is None or request.kind != "serve":
+            return
+        if len(self._shadows) >= MAX_SHADOWS or place.slots.locked():
             return
         copy = shadow_of(request, shadow)
         self._keep(self._shadow(copy, place, route_version), self._shadows)

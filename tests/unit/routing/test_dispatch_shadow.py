@@ -72,6 +72,12 @@ async def test_tools_are_not_offered_twice(dispatching: Make, upstream: Upstream
     assert sent[0]["top_k"] == 3
 
 
+async def test_a_shadow_that_is_not_there_harms_nobody(dispatching: Make) -> None:
+    async with dispatching(a={}) as setup:
+        await setup.ask(request(), route=route(shadow=SHADOW))
+        assert [row.status for row in await setup.settled()] == ["ok"]
+
+
 async def test_evals_and_replays_are_not_copied(dispatching: Make) -> None:
     async with dispatching(a={}, b={}) as setup:
         for kind in ("eval", "bench", "shadow"):
