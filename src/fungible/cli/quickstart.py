@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import sys
 from pathlib import Path
 
 import click
@@ -48,17 +49,17 @@ def quickstart(
         check_free("127.0.0.1", port)
     # Imported here because these pull in the runtimes: `--help` must not.
     from fungible.quickstart.run import Options, run  # noqa: PLC0415
-    from fungible.quickstart.summary import table  # noqa: PLC0415
+    from fungible.quickstart.summary import Outcome, table  # noqa: PLC0415
 
     options = Options(
         home=home, gateway_port=gateway_port, control_port=control_port, fresh=fresh, stay=not exit_
     )
 
-    def show(outcome: msgspec.Struct) -> None:
+    def show(outcome: Outcome) -> None:
         if as_json:
             click.echo(msgspec.json.encode(outcome).decode())
         else:
-            Console().print(table(outcome))  # type: ignore[arg-type]
+            Console(width=None if sys.stdout.isatty() else 110).print(table(outcome))
 
     asyncio.run(run(options, show))
 

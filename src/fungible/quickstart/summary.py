@@ -4,9 +4,12 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.table import Table
 
 from fungible.contract.events import VerdictEvent
+
+_COLOURS = {"pass": "green", "fail": "red", "refused": "red", "inconclusive": "yellow"}
 
 
 class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,30 +72,22 @@ def verdict_word(verdict: VerdictEvent | None) -> str:
 
 
 def table(outcome: Outcome) -> Table:
-    """One row per backend, the winner in bold."""
-    shown = Table(title="What it costs, and whether it is still right", title_justify="left")
-    shown.add_column("backend")
-    shown.add_column("verdict")
-    for title in (
-        "score",
-        "TTFT p50 ms",
-        "TTFT p99 ms",
-        "tokens/s",
-        "sticker $/1M tok",
-        "net $/accepted",
-    ):
-        shown.add_column(title, justify="right")
-    colours = {"pass": "green", "fail": "red", "refused": "red", "inconclusive": "yellow"}
+    """One row per backend, the winner marked; narrow enough for a terminal of 100 columns."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("backend", no_wrap=True)
+    shown.add_column("verdict", no_wrap=True)
+    for title in ("score", "TTFT p50", "TTFT p99", "tokens/s", "sticker $/1M", "net $/accepted"):
+        shown.add_column(title, justify="right", no_wrap=True)
     for row in outcome.backends:
-        colour = colours.get(row.verdict, "default")
+        colour = _COLOURS.get(row.verdict, "default")
         shown.add_row(
             f"{row.name} ◀ winner" if row.name == outcome.winner else row.name,
             f"[{colour}]{row.verdict}[/]",
             f"{row.score:.3f}",
-            f"{row.ttft_p50_ms:.0f}",
-            f"{row.ttft_p99_ms:.0f}",
+            f"{row.ttft_p50_ms:.0f} ms",
+            f"{row.ttft_p99_ms:.0f} ms",
             f"{row.tokens_per_s:.0f}",
-            row.sticker_usd_per_mtok[:8],
+            f"{Decimal(row.sticker_usd_per_mtok or 'NaN'):.4f}",
             f"{Decimal(row.net_usd_per_accepted):.8f}",
             style="bold" if row.name == outcome.winner else "",
         )
