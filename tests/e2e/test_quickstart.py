@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,3 +169,15 @@ def test_the_stock_client_only_changes_its_base_url(running: str) -> None:
         client.chat.completions.create(
             model="nobody", messages=[{"role": "user", "content": "Hello"}]
         )
+
+
+def test_the_readmes_python_runs_as_it_stands(running: str) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert "http://127.0.0.1:8080" in code
+    code = code.replace("http://127.0.0.1:8080", running)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
