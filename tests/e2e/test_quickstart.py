@@ -124,6 +124,26 @@ def test_nothing_is_left_running(result: dict[str, Any], home: Path) -> None:
     assert processes_of(home) == []
 
 
+def test_ctrl_c_leaves_no_process(result: dict[str, Any], home: Path) -> None:
+    assert result["winner"]
+    ports = ["--gateway-port", "0", "--control-port", "0"]
+    child = subprocess.Popen(
+        [*FUNGIBLE, "quickstart", "--home", str(home), *ports],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "burst" in line:
+            break
+    assert len(processes_of(home)) > 4
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=90)
+    assert child.returncode == 130
+    assert processes_of(home) == []
+
+
 @pytest.fixture(scope="module")
 def running(result: dict[str, Any], home: Path) -> Iterator[str]:
     assert result["winner"]
