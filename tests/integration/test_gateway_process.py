@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -66,7 +65,6 @@ async def test_no_secret_leaves_the_process(config: Path, upstream: Upstream) ->
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "FUNGIBLE_SUPERVISED": "0"},
     )
     assert process.stdout is not None
     url = json.loads(await asyncio.to_thread(process.stdout.readline))["url"]

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import psutil
 
 FUNGIBLE = [sys.executable, "-m", "fungible"]
+# Ends with us, however we end.
+SUPERVISED = [sys.executable, "-m", "fungible.cli.supervised"]
 
 
 class Server:
@@ -32,11 +34,10 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*FUNGIBLE, *self.arguments],
+            [*SUPERVISED, *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "FUNGIBLE_SUPERVISED": "1"},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

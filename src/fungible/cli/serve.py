@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -52,10 +51,10 @@ def check_free(host: str, port: int) -> None:
 def run_server(
     app: ASGIApp, sock: socket.socket, *, name: str, before_ready: Callable[[], None] | None = None
 ) -> None:
-    """Serve until SIGINT, SIGTERM, or the end of standard input when it is a pipe.
+    """Serve until SIGINT or SIGTERM.
 
     Prints one line of JSON when requests are answered: `{"event": "ready", "name", "url", "pid"}`.
-    A parent that keeps our stdin open therefore takes us along when it is killed.
+    Children of a supervisor start as `cli/supervised.py`, which sends SIGTERM when it is gone.
     Endless responses end when `scope["extensions"]["fungible.stopping"]`, an `asyncio.Event`,
     is set: that is the moment the server begins to stop.
     """
@@ -128,20 +127,4 @@ async def _serve(
             before_ready()
         line = {"event": "ready", "name": name, "url": url, "pid": os.getpid()}
         click.echo(msgspec.json.encode(line).decode())
-        _stop_with_parent(server)
     await serving
-
-
-def _stop_with_parent(server: uvicorn.Server) -> None:
-    """End the server when our stdin, if it is a pipe, is closed by the parent's death."""
-    if os.environ.get("FUNGIBLE_SUPERVISED") != "1":
-        return
-
-    def closed() -> None:
-        with contextlib.suppress(OSError):
-            if os.read(sys.stdin.fileno(), 4096):
-                return
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        server.should_exit = True
-
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), closed)
