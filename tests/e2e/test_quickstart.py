@@ -147,22 +147,19 @@ def test_ctrl_c_leaves_no_process(result: dict[str, Any], home: Path) -> None:
 @pytest.fixture(scope="module")
 def running(result: dict[str, Any], home: Path) -> Iterator[str]:
     assert result["winner"]
-    child = subprocess.Popen(
-        [*FUNGIBLE, "up", "--config", str(home / "fungible.toml"), "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    command = [*FUNGIBLE, "up", "--config", str(home / "fungible.toml"), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        ready = json.loads(child.stdout.readline())
-        yield ready["gateway"]
-    finally:
-        child.send_signal(signal.SIGINT)
-        child.wait(timeout=60)
+        try:
+            yield json.loads(child.stdout.readline())["gateway"]
+        finally:
+            child.send_signal(signal.SIGINT)
+            child.wait(timeout=90)
 
 
 def test_the_stock_client_only_changes_its_base_url(running: str) -> None:
     client = openai.OpenAI(base_url=f"{running}/v1", api_key="fungible-demo")
+    stranger = openai.OpenAI(base_url=f"{running}/v1", api_key="wrong")
     answer = client.chat.completions.create(
         model="assistant",
         messages=[{"role": "user", "content": "What is the capital of France?"}],
@@ -184,11 +181,13 @@ def test_the_stock_client_only_changes_its_base_url(running: str) -> None:
         "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == text
     )
     with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{running}/v1", api_key="wrong").models.list()
+        stranger.models.list()
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(
             model="nobody", messages=[{"role": "user", "content": "Hello"}]
         )
+    client.close()
+    stranger.close()
 
 
 def test_the_readmes_python_runs_as_it_stands(running: str) -> None:
