@@ -168,6 +168,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         data = msgspec.json.encode(same, order="deterministic")
         return hashlib.sha256(data).hexdigest()[:16]
 
+    def bindings(self) -> dict[str, str]:
+        """What a verdict on each backend speaks for, by name; see `binding_of`."""
+        return {name: binding_of(name, backend) for name, backend in self.backend.items()}
+
     def home_path(self) -> Path:
         """Directory of everything that Fungible writes."""
         return Path(self.home)

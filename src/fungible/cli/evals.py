@@ -10,7 +10,6 @@ import msgspec
 from fungible.cli.dispatching import dispatching, resolve_model
 from fungible.cli.options import common_options, locate_config
 from fungible.cli.tables import print_json, print_table
-from fungible.config import Config, binding_of
 from fungible.contract.events import VerdictEvent
 from fungible.contract.ids import new_id
 from fungible.errors import InputError
@@ -114,7 +113,7 @@ def run(
             model=model,
             candidate=candidate,
             reference=reference,
-            bindings=_bindings(setting.config),
+            bindings=setting.config.bindings(),
             reference_results=answers["reference"],
             reference_again=answers["again"],
             candidate_results=answers["candidate"],
@@ -209,10 +208,6 @@ def _note(results: list[ItemResult]) -> str:
         return note
     first = next(result.error for result in results if result.score is None)
     return f"{note}, {failed} failed, the first with: {first}"
-
-
-def _bindings(config: Config) -> dict[str, str]:
-    return {name: binding_of(name, backend) for name, backend in config.backend.items()}
 
 
 def _limits(planned: Plan) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import http.client
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,7 +14,7 @@ from fungible.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from fungible.ledger.access import ControlAddress
+from fungible.ledger.access import ControlAddress, exchange
 
 TIMEOUT_S = 30.0
 T = TypeVar("T")
@@ -48,29 +47,20 @@ class ControlClient:
 
     def get(self, path: str, kind: type[T]) -> T:
         """`GET path`, decoded; errors are raised as control's own."""
-        return self._ask("GET", path, None, kind)
+        return self._ask("GET", path, b"", kind)
 
     def post(self, path: str, body: object, kind: type[T]) -> T:
         """`POST path` with `body` as JSON, decoded; errors are raised as control's own."""
         return self._ask("POST", path, msgspec.json.encode(body), kind)
 
-    def _ask(self, method: str, path: str, body: bytes | None, kind: type[T]) -> T:
-        where = urlsplit(self.url)
-        connection = http.client.HTTPConnection(
-            where.hostname or "", where.port or 80, timeout=TIMEOUT_S
-        )
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+    def _ask(self, method: str, path: str, body: bytes, kind: type[T]) -> T:
         try:
-            connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            status, data = response.status, response.read()
+            status, data = exchange(self.url, method, path, body, self._token, timeout_s=TIMEOUT_S)
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(
                 f"control at {self.url} does not answer: {error}",
                 hint="start it with `fungible up`",
             ) from error
-        finally:
-            connection.close()
         if status >= 400:
             raise _error_of(self.url, status, data)
         return msgspec.json.decode(data, type=kind)

@@ -149,7 +149,7 @@ def _running_control(config: Config) -> ControlAccess | None:
     except (OSError, ValueError):  # no control runs here, or it is just starting
         return None
     try:
-        status, _ = _exchange(address.url, "GET", "/health", b"", token, timeout_s=5.0)
+        status, _ = exchange(address.url, "GET", "/health", b"", token, timeout_s=5.0)
     except (OSError, http.client.HTTPException):
         return None
     return ControlAccess(address.url, token) if status == 200 else None
@@ -157,16 +157,17 @@ def _running_control(config: Config) -> ControlAccess | None:
 
 def _post(url: str, path: str, body: bytes, token: str) -> tuple[int, bytes]:
     try:
-        return _exchange(url, "POST", path, body, token, timeout_s=TIMEOUT_S)
+        return exchange(url, "POST", path, body, token, timeout_s=TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(
             f"control at {url} does not answer: {error}", hint="check `fungible up`"
         ) from error
 
 
-def _exchange(
+def exchange(
     url: str, method: str, path: str, body: bytes, token: str, *, timeout_s: float
 ) -> tuple[int, bytes]:
+    """One request to control: HTTP status and body. Raises what `http.client` and sockets do."""
     where = urlsplit(url)
     connection = http.client.HTTPConnection(
         where.hostname or "", where.port or 80, timeout=timeout_s

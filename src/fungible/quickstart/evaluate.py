@@ -1,11 +1,10 @@
 """Judges every candidate against the reference, reusing verdicts that still hold."""
 
 import time
-from collections.abc import Mapping
 
 import msgspec
 
-from fungible.config import Config, binding_of
+from fungible.config import Config
 from fungible.contract.events import VerdictEvent
 from fungible.contract.ids import new_id
 from fungible.evals.gate import decide
@@ -38,7 +37,7 @@ def standing_verdicts(config: Config, access: Access, plan: Plan) -> dict[str, V
         "AND expires_ns > {now:Int64} ORDER BY decided_ns",
         {"model": MODEL, "plan": plan.plan_hash(), "now": time.time_ns()},
     )
-    bindings = {name: binding_of(name, backend) for name, backend in config.backend.items()}
+    bindings = config.bindings()
     verdicts = [msgspec.convert(row, VerdictEvent, strict=False) for row in rows.dicts()]
     return {
         verdict.candidate: verdict
@@ -84,7 +83,7 @@ async def judge(
             model=MODEL,
             candidate=candidate,
             reference=REFERENCE,
-            bindings=_bindings(bench.config),
+            bindings=bench.config.bindings(),
             reference_results=reference,
             reference_again=again,
             candidate_results=results,
@@ -92,7 +91,3 @@ async def judge(
         )
         await bench.spool.commit(verdicts[candidate])
     return verdicts
-
-
-def _bindings(config: Config) -> Mapping[str, str]:
-    return {name: binding_of(name, backend) for name, backend in config.backend.items()}

@@ -8,7 +8,6 @@ import msgspec
 
 from fungible.bench.runner import replay, saturate
 from fungible.bench.trace import Trace
-from fungible.config import binding_of
 from fungible.contract.events import VerdictEvent
 from fungible.contract.ids import new_id
 from fungible.errors import UnavailableError
@@ -89,7 +88,7 @@ def _complete(row: NetCostRow | None) -> bool:
 
 
 def _net_costs(bench: Bench) -> dict[str, NetCostRow]:
-    bindings = [binding_of(name, backend) for name, backend in bench.config.backend.items()]
+    bindings = list(bench.config.bindings().values())
     runs = bench.access.query(
         "SELECT DISTINCT run_id FROM attempts "
         "WHERE kind = 'eval' AND has({bindings:Array(String)}, binding)",
