@@ -18,7 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fungible.artifacts.build import build_artifact
 from fungible.artifacts.checkpoint import EMBEDDING, expected_tensors
-from fungible.artifacts.manifest import VARIANTS, ModelConfig, llama_config_json
+from fungible.artifacts.config_json import llama_config_json
+from fungible.artifacts.manifest import VARIANTS
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.store import ArtifactStore
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungible.artifacts.checkpoint import Checkpoint, expected_tensors, locate
+from fungible.artifacts.config_json import llama_config_json
 from fungible.artifacts.gguf_checkpoint import GGUFCheckpoint
 from fungible.artifacts.huggingface import HuggingFaceCheckpoint
 from fungible.artifacts.manifest import (
@@ -21,7 +22,6 @@ from fungible.artifacts.manifest import (
     Variant,
     content_digest,
     hash_file,
-    llama_config_json,
     write_manifest,
 )
 from fungible.artifacts.onnx_graph import Weights, build_graph

@@ -12,12 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.errors import ArtifactError
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+# Weights of a layer that read the same input, in file order.
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 # Above any published model; what is larger is a damaged file.
 _LARGEST = {
     "layers": 1_000,

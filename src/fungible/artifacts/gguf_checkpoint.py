@@ -18,7 +18,7 @@ from fungible.artifacts.checkpoint import (
     layer_tensor,
 )
 from fungible.artifacts.gguf_file import GGUFFile
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.tokenizer_export import tokenizer_from_gguf
 from fungible.errors import ArtifactError
 

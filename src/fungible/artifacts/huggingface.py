@@ -12,7 +12,7 @@ from fungible.artifacts.checkpoint import (
     check_config,
     expected_tensors,
 )
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.tensors import TensorFile
 from fungible.artifacts.tokenizer_export import check_tokenizer
 from fungible.errors import ArtifactError

@@ -3,45 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
+from fungible.artifacts.model_config import EncoderConfig, ModelConfig
 from fungible.errors import ArtifactError, DiskError
 
 MANIFEST = "manifest.json"
 VARIANTS = ("f32", "int8", "int4", "int4-naive")
 _CHUNK = 1 << 20
-
-
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of a decoder-only transformer of the Llama family.
-
-    Attributes:
-        hidden: Width of the residual stream.
-        intermediate: Width of the feed-forward block.
-        heads: Query heads; `kv_heads` of them have keys and values of their own.
-        context: Longest sequence that the checkpoint was trained for, in tokens.
-        rope_theta: Base of the rotary position embedding (Su et al., 2021).
-        tied_embeddings: The output head is the embedding table.
-        bos_id: Token that starts a text, where the checkpoint names one.
-        eos_ids: Tokens that end an answer.
-    """
-
-    family: str = "llama"
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
-    rope_theta: float
-    norm_eps: float
-    tied_embeddings: bool
-    bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,12 +47,14 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         size: Bytes of all files.
         files: Path relative to the artifact's directory -> digest.
         parity: Distance from `f32`; `None` for `f32` itself.
+        runtimes: Runtimes that can execute it.
     """
 
     quantisation: str
     size: int
     files: dict[str, FileEntry]
     parity: Parity | None = None
+    runtimes: tuple[str, ...] = ("onnxruntime",)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         source_digest: `sha256:…` of the checkpoint's files.
         recipe: Version of the way artifacts are built.
         created: ISO 8601, UTC.
+        kind: A `decoder` generates text; an `encoder` turns text into embeddings.
+        encoder: What `config` does not say about an encoder.
         files: Files that all variants share.
         versions: Library or format -> version that made the files.
     """
@@ -105,6 +80,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     licence: str
     created: str
     config: ModelConfig
+    kind: Literal["decoder", "encoder"] = "decoder"
+    encoder: EncoderConfig | None = None
     files: dict[str, FileEntry]
     variants: dict[str, Variant]
     versions: dict[str, str]
@@ -166,28 +143,3 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, readable by people."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (directory / MANIFEST).write_bytes(data + b"\n")
-
-
-def llama_config_json(config: ModelConfig) -> dict[str, Any]:
-    """`config.json` as Hugging Face transformers reads it for `LlamaForCausalLM`."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": config.family,
-        "hidden_size": config.hidden,
-        "intermediate_size": config.intermediate,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab,
-        "max_position_embeddings": config.context,
-        "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": config.bos_id,
-        "eos_token_id": list(config.eos_ids),
-        "torch_dtype": "float32",
-    }

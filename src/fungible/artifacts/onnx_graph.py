@@ -20,12 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from fungible.artifacts.checkpoint import FINAL_NORM, layer_tensor
+from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_tensor
 from fungible.artifacts.graph import GraphWriter
-from fungible.artifacts.manifest import ModelConfig
-
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+from fungible.artifacts.model_config import ModelConfig
 
 
 class Weights(Protocol):

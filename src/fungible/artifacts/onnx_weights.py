@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fungible.artifacts.checkpoint import EMBEDDING, LM_HEAD, layer_tensor
 from fungible.artifacts.graph import GraphWriter
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.quantize import SCHEMES, Scheme, block_of, group_name
 from fungible.artifacts.tensors import Region
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from fungible.artifacts.manifest import ModelConfig, Parity
+from fungible.artifacts.manifest import Parity
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.session import all_logits, open_session
 
 REFERENCE = "f32"

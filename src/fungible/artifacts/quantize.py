@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from fungible.artifacts.checkpoint import (
     EMBEDDING,
     FINAL_NORM,
+    GATE_UP,
     LM_HEAD,
+    QKV,
     Blocks4,
     Checkpoint,
     layer_tensor,
 )
-from fungible.artifacts.manifest import FileEntry, ModelConfig
-from fungible.artifacts.onnx_graph import GATE_UP, QKV
+from fungible.artifacts.manifest import FileEntry
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.tensors import Region, TensorSpec, TensorWriter
 from fungible.errors import ArtifactError
 

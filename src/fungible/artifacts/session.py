@@ -8,7 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.errors import ArtifactError
 
 LOAD_ERRORS = (

@@ -22,9 +22,10 @@ import msgspec
 from jax import export
 
 from fungible.artifacts.checkpoint import expected_tensors
-from fungible.artifacts.llama_jax import build_step
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.decoder_step import build_step
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.program import PROGRAM, Argument, Program
+from fungible.artifacts.step_weights import FloatStepWeights
 
 _SYMBOLS = "B, S, N, C, P"
 _CONSTRAINTS = ("C >= P", "C >= S", "N >= B")
@@ -94,7 +95,7 @@ def export_step(config: ModelConfig, platform: str = "cpu") -> export.Exported:
         *flat[caches[1] :],
     )
     exporter = export.export(
-        jax.jit(build_step(config)),
+        jax.jit(build_step(config, FloatStepWeights(config))),
         platforms=[platform],
         disabled_checks=[export.DisabledSafetyCheck.platform()],
     )

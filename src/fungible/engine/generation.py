@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fungible.engine.constraint import Constraint
 from fungible.engine.detokenizer import Detokenizer
 from fungible.engine.sampler import Sampled, Sampler, SamplingParams
 from fungible.engine.stopping import StopMatcher
@@ -24,6 +25,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         stops: Strings that end the answer and are not part of it.
         ignore_eos: Go on after the model's end token, for measurements of a fixed length.
         stream: Deliver each token when it is there, rather than the whole answer at its end.
+        stop_token_ids: Tokens that end the answer beside the model's own; not part of its text.
+        min_tokens: No end token and no stop string ends the answer before this many tokens.
+        constraint: What the answer's tokens must form, such as a JSON schema.
+        prompt_logprobs: Alternatives to report for each prompt token; `None` reports none.
     """
 
     prompt: tuple[int, ...]
@@ -32,6 +37,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     stream: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    constraint: Constraint | None = None
+    prompt_logprobs: int | None = None
 
 
 class Output(msgspec.Struct, kw_only=True):
@@ -42,12 +51,16 @@ class Output(msgspec.Struct, kw_only=True):
         tokens: Tokens behind `text` with log-probabilities, when asked for.
         finish_reason: `stop`, `length` or `cancelled` on the last output, else `None`.
         completion_tokens: Sampled so far; an end token counts, it took a step like any other.
+        prompt: The prompt's tokens from the second on, scored, once, when asked for.
+        cached_tokens: Prompt tokens whose keys and values were already there.
     """
 
     text: str
     tokens: list[Sampled] = []
     finish_reason: str | None = None
     completion_tokens: int = 0
+    prompt: list[Sampled] = []
+    cached_tokens: int = 0
 
 
 class Generation:

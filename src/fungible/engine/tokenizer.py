@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer
 
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.model_config import ModelConfig
 from fungible.contract.openai import ChatMessage
 from fungible.engine.detokenizer import Detokenizer, Pieces
 from fungible.engine.template import ChatTemplate

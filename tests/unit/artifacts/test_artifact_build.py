@@ -12,12 +12,7 @@ from gguf import GGMLQuantizationType
 from safetensors.numpy import load_file
 
 from fungible.artifacts.build import build_artifact
-from fungible.artifacts.manifest import (
-    VARIANTS,
-    content_digest,
-    hash_file,
-    load_manifest,
-)
+from fungible.artifacts.manifest import VARIANTS, content_digest, hash_file, load_manifest
 from fungible.artifacts.session import all_logits, open_session
 from fungible.artifacts.store import ArtifactStore
 from fungible.artifacts.verify import graph_facts, verify_artifact

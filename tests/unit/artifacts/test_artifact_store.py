@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fungible.artifacts.manifest import Manifest, ModelConfig, load_manifest, write_manifest
+from fungible.artifacts.manifest import Manifest, load_manifest, write_manifest
+from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.store import ArtifactStore
 from fungible.errors import ArtifactError, DiskError
 

@@ -288,7 +288,7 @@ runtime = open_runtime(
 )
 print(runtime.prefill(0, np.arange(5)).argmax())
 runtime.close()
-traced = {"fungible.artifacts.llama_jax", "fungible.artifacts.stablehlo"} & set(sys.modules)
+traced = {"fungible.artifacts.decoder_step", "fungible.artifacts.stablehlo"} & set(sys.modules)
 assert not traced, traced
 """
 

@@ -39,6 +39,21 @@ class Runtime(Protocol):
         """Append one token to each slot of `slots`; float32 logits `(len(slots), vocab)`."""
         ...
 
+    def score(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        """Append prompt tokens `(S,)` to a slot; float32 logits `(S, vocab)` after each of them.
+
+        Slower than `prefill`, with the same effect on the slot.
+        """
+        ...
+
+    def fork(self, source: int, slot: int, length: int) -> None:
+        """Make an empty slot hold the first `length` tokens of `source`, which stays as it is."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget a slot's tokens after the first `length`."""
+        ...
+
     def release(self, slot: int) -> None:
         """Empty a slot."""
         ...

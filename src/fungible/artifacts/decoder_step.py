@@ -1,56 +1,40 @@
-"""The Llama forward step in JAX, written to be exported once and never imported again.
+"""The decoder's forward step in JAX, written to be exported once and never imported again.
 
-One function serves prefill and decode. Weights are arguments in the Hugging Face layout, so
-the exported program holds no parameters. Every dimension that depends on the deployment is
-read from an argument's shape: rows `B`, tokens per row `S`, slots `N`, cache length `C` and
-the attended prefix `P`.
+One function serves prefill and decode. Weights are arguments, so the exported program holds no
+parameters; `step_weights` says how a variant stores them. Every dimension that depends on the
+deployment is read from an argument's shape: rows `B`, tokens per row `S`, slots `N`, cache
+length `C` and the attended prefix `P`.
 
 Architecture: Touvron et al. 2023 (arXiv:2302.13971), rotary embedding of Su et al. 2021
 (arXiv:2104.09864) in its half-split form, grouped queries of Ainslie et al. 2023
 (arXiv:2305.13245).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fungible.artifacts.checkpoint import (
-    EMBEDDING,
-    FINAL_NORM,
-    LM_HEAD,
-    expected_tensors,
-    layer_tensor,
-)
-from fungible.artifacts.manifest import ModelConfig
+from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_tensor
+from fungible.artifacts.model_config import ModelConfig
+from fungible.artifacts.step_weights import StepWeights
 
 Cache = tuple[jax.Array, ...]
 Step = Callable[..., tuple[jax.Array, Cache, Cache]]
 
-_PARTS = (
-    "input_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "post_attention_layernorm",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
 _MASKED = np.float32(-1e30)
 _WINDOW_WRITE = lax.ScatterDimensionNumbers(
     update_window_dims=(1, 2, 3), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 2)
 )
 
 
-def build_step(config: ModelConfig) -> Step:
+def build_step(config: ModelConfig, weights: StepWeights) -> Step:
     """The step function of one model, ready for `jax.jit`.
 
-    Its arguments are `(weights, keys, values, tokens, slots, starts, counts, window)`:
-    weights in the order of `expected_tensors`; keys and values one float32 array
+    Its arguments are `(arrays, keys, values, tokens, slots, starts, counts, window)`:
+    arrays in the order of `weights.arguments()`; keys and values one float32 array
     `(N, kv_heads, C, head_dim)` per layer; int32 tokens `(B, S)`; and per row the slot it
     belongs to, the position of its first token and how many of its tokens count, each `(B,)`.
     `window` is `0 … P-1`: the positions attended to, so that a short prompt does not pay for a
@@ -62,10 +46,10 @@ def build_step(config: ModelConfig) -> Step:
 
     It returns float32 logits `(B, vocab)` after each row's last counted token, and the caches.
     """
-    names = list(expected_tensors(config))
+    names = list(weights.arguments())
 
     def step(  # noqa: PLR0917  # jax.export takes arguments by position
-        weights: Cache,
+        arrays: Cache,
         keys: Cache,
         values: Cache,
         tokens: jax.Array,
@@ -74,41 +58,40 @@ def build_step(config: ModelConfig) -> Step:
         counts: jax.Array,
         window: jax.Array,
     ) -> tuple[jax.Array, Cache, Cache]:
-        named = dict(zip(names, weights, strict=True))
-        embedding = named[EMBEDDING]
-        hidden = embedding.at[tokens].get(mode="promise_in_bounds")
+        named = dict(zip(names, arrays, strict=True))
+        hidden = weights.embed(named, tokens)
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return _rms_norm(x, weights.vector(named, name), config)
+
         positions = starts[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         turn = _rotation(positions, config)
         seen = window[None, None, :] <= positions[:, :, None]
         mask = jnp.where(seen, np.float32(0), _MASKED)[:, None, None]
         new_keys, new_values = [], []
         for index in range(config.layers):
-            layer = {part: named[layer_tensor(index, part)] for part in _PARTS}
-            normed = _rms_norm(hidden, layer["input_layernorm"], config)
-            query, key, value = _project(normed, layer, config)
+            normed = norm(hidden, layer_tensor(index, "input_layernorm"))
+            query, key, value = (
+                _heads(part, config.head_dim) for part in weights.linear(named, normed, index, QKV)
+            )
             key_cache = _write(keys[index], turn(key), slots, starts)
             value_cache = _write(values[index], value, slots, starts)
             new_keys.append(key_cache)
             new_values.append(value_cache)
             prefix = (_read(key_cache, slots, window), _read(value_cache, slots, window))
             mixed = _attend(turn(query), *prefix, mask)
-            hidden = hidden + _linear(mixed, layer["self_attn.o_proj"])
-            normed = _rms_norm(hidden, layer["post_attention_layernorm"], config)
-            hidden = hidden + _feed_forward(normed, layer)
+            hidden = hidden + weights.linear(named, mixed, index, ("self_attn.o_proj",))[0]
+            normed = norm(hidden, layer_tensor(index, "post_attention_layernorm"))
+            gate, up = weights.linear(named, normed, index, GATE_UP)
+            inner = jax.nn.silu(gate) * up
+            hidden = hidden + weights.linear(named, inner, index, ("mlp.down_proj",))[0]
         last = jnp.take_along_axis(
             hidden, (counts - 1)[:, None, None], axis=1, mode="promise_in_bounds"
         )
-        final = _rms_norm(last[:, 0], named[FINAL_NORM], config)
-        head = embedding if config.tied_embeddings else named[LM_HEAD]
-        return _linear(final, head), tuple(new_keys), tuple(new_values)
+        logits = weights.head(named, norm(last[:, 0], FINAL_NORM))
+        return logits, tuple(new_keys), tuple(new_values)
 
     return step
-
-
-def _linear(inputs: jax.Array, weight: jax.Array) -> jax.Array:
-    """`inputs (…, in)` times `weight (out, in)`, in full float32 on every device."""
-    contract = (((inputs.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(inputs, weight, contract, precision=lax.Precision.HIGHEST)
 
 
 def _rms_norm(inputs: jax.Array, weight: jax.Array, config: ModelConfig) -> jax.Array:
@@ -130,18 +113,9 @@ def _rotation(positions: jax.Array, config: ModelConfig) -> Callable[[jax.Array]
     return turn
 
 
-def _project(
-    normed: jax.Array, layer: Mapping[str, jax.Array], config: ModelConfig
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query, key and value `(B, S, heads, head_dim)`."""
-    rows, length, _ = normed.shape
-    query, key, value = (_linear(normed, layer[f"self_attn.{part}_proj"]) for part in "qkv")
-    kv_shape = (rows, length, config.kv_heads, config.head_dim)
-    return (
-        query.reshape(rows, length, config.heads, config.head_dim),
-        key.reshape(kv_shape),
-        value.reshape(kv_shape),
-    )
+def _heads(x: jax.Array, size: int) -> jax.Array:
+    """`(B, S, heads * size)` as `(B, S, heads, size)`."""
+    return x.reshape(*x.shape[:2], -1, size)
 
 
 def _write(cache: jax.Array, new: jax.Array, slots: jax.Array, starts: jax.Array) -> jax.Array:
@@ -170,8 +144,3 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array)
     shares = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bghsp,bgpd->bsghd", shares, value, precision=exact)
     return mixed.reshape(rows, length, heads * size)
-
-
-def _feed_forward(normed: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
-    gate = jax.nn.silu(_linear(normed, layer["mlp.gate_proj"]))
-    return _linear(gate * _linear(normed, layer["mlp.up_proj"]), layer["mlp.down_proj"])
