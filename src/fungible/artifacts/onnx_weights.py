@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from onnx import TensorProto
+
 from fungible.artifacts.checkpoint import EMBEDDING, LM_HEAD, layer_tensor
 from fungible.artifacts.graph import GraphWriter
 from fungible.artifacts.model_config import ModelConfig
@@ -52,7 +54,11 @@ class QuantisedWeights:
         rows = graph.op("Gather", self.norm(graph, EMBEDDING), ids, axis=0)
         scale = graph.op("Gather", self.norm(graph, f"{EMBEDDING}.scale"), ids, axis=0)
         block = block_of(SCHEMES["int8"], self._config.hidden)
-        return graph.op("DequantizeLinear", rows, scale, axis=-1, block_size=block)
+        # Not DequantizeLinear: OpenVINO opens blocks of constants only.
+        blocks = graph.op("Reshape", rows, graph.const([0, 0, -1, block]))
+        factors = graph.op("Unsqueeze", scale, graph.const([-1]))
+        opened = graph.op("Mul", graph.op("Cast", blocks, to=TensorProto.FLOAT), factors)
+        return graph.op("Reshape", opened, graph.const([0, 0, self._config.hidden]))
 
     def linear(self, graph: GraphWriter, x: str, layer: int, parts: tuple[str, ...]) -> str:
         """See `Weights.linear`."""
