@@ -6,7 +6,7 @@ import msgspec
 
 from fungible.errors import InputError
 
-RUNTIMES = ("onnxruntime", "xla")
+RUNTIMES = ("onnxruntime", "openvino", "xla", "iree")
 _PART = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -16,7 +16,7 @@ class Target(msgspec.Struct, frozen=True, order=True):
     Attributes:
         runtime: The library that runs it, one of `RUNTIMES`.
         device: The kind of device, as the runtime names it (`cpu`, `cuda`, `tpu`).
-        arch: The chip generation, or empty.
+        arch: The chip generation (`v6e`, `gfx942`), or which device of its kind, or empty.
     """
 
     runtime: str

@@ -11,6 +11,7 @@ from fungible.errors import InputError, MissingExtraError
 # runtime -> (module, class, extra that installs its library)
 RUNTIMES = {
     "onnxruntime": ("fungible.engine.runtimes.onnxruntime", "ONNXRuntime", "onnxruntime"),
+    "openvino": ("fungible.engine.runtimes.openvino", "OpenVINORuntime", "openvino"),
     "xla": ("fungible.engine.runtimes.xla", "XLARuntime", "xla"),
 }
 

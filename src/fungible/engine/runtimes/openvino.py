@@ -1,0 +1,169 @@
+"""OpenVINO, on the same ONNX graph and the same weights file as ONNX Runtime.
+
+The key/value cache is a `SlotCache`; inputs and outputs are its buffers, used in place.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungible.artifacts.manifest import load_manifest
+from fungible.artifacts.model_config import ModelConfig
+from fungible.contract.target import Target
+from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.slot_cache import GraphStep, SlotCache
+from fungible.errors import ArtifactError, EngineError, InputError, UnavailableError
+
+# `import openvino` reports itself to its maker over the network unless this package is
+# missing. An engine must not do that: OpenVINO then uses the stub that it carries.
+sys.modules.setdefault("openvino_telemetry", cast(Any, None))
+import openvino  # noqa: E402
+
+_DEVICES: Final = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+_BOILERPLATE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Summary", "-- Conv")
+
+
+class OpenVINORuntime:
+    """Runs one variant of an artifact; see `Runtime`.
+
+    Args:
+        artifact: Artifact directory.
+        variant: A variant that its manifest lists.
+        target: `openvino:cpu`, `openvino:gpu` or `openvino:npu`; `gpu:1` is the second one.
+        slots: Requests held at once.
+        context: Tokens per slot.
+        threads: CPU threads of one step.
+
+    Raises:
+        ArtifactError: The variant is missing or cannot be loaded.
+        InputError: The device is unknown, or the context is longer than the model's.
+        UnavailableError: There is no such device here.
+    """
+
+    def __init__(
+        self,
+        artifact: Path,
+        variant: str,
+        target: Target,
+        *,
+        slots: int,
+        context: int,
+        threads: int,
+    ) -> None:
+        config = _model_config(artifact, variant, context)
+        self.limits = RuntimeLimits(slots=slots, context=context, vocab=config.vocab)
+        core = openvino.Core()
+        device = _find_device(core, target)
+        model = _compile(core, artifact / variant / "model.onnx", device, threads)
+        self._request: Any = model.create_infer_request()
+        self._bound: GraphStep | None = None
+        self._slots = SlotCache(config, self.limits, self._run)
+
+    def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        """See `Runtime.prefill` and what `SlotCache.prefill` raises."""
+        return self._slots.prefill(slot, tokens)
+
+    def decode(self, slots: Sequence[int], tokens: NDArray[np.int64]) -> Logits:
+        """See `Runtime.decode` and what `SlotCache.decode` raises."""
+        return self._slots.decode(slots, tokens)
+
+    def score(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        """See `Runtime.score` and what `SlotCache.score` raises."""
+        return self._slots.score(slot, tokens)
+
+    def fork(self, source: int, slot: int, length: int) -> None:
+        """See `Runtime.fork` and what `SlotCache.fork` raises."""
+        self._slots.fork(source, slot, length)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `Runtime.truncate` and what `SlotCache.truncate` raises."""
+        self._slots.truncate(slot, length)
+
+    def release(self, slot: int) -> None:
+        """See `Runtime.release`."""
+        self._slots.release(slot)
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        self._request = self._bound = None
+        self._slots.close()
+
+    def _run(self, step: GraphStep) -> None:
+        if self._request is None:
+            raise ValueError("the runtime is closed")
+        try:
+            if self._bound is not step:
+                # The request holds the tensors, and they hold the step's arrays.
+                step.bound = [
+                    (name, openvino.Tensor(array, shared_memory=True))
+                    for name, array in (*step.inputs(), *step.outputs())
+                ]
+                for name, tensor in step.bound:
+                    self._request.set_tensor(name, tensor)
+                self._bound = step
+            self._request.infer()
+        except RuntimeError as error:
+            self._bound = None
+            raise EngineError(f"OpenVINO failed in a step: {_reason(error)}") from error
+
+
+def _model_config(artifact: Path, variant: str, context: int) -> ModelConfig:
+    manifest = load_manifest(artifact)
+    if variant not in manifest.variants:
+        raise ArtifactError(
+            f"{artifact}: there is no variant {variant!r}",
+            hint=f"it has: {', '.join(manifest.variants)}",
+        )
+    if context > manifest.config.context:
+        raise InputError(
+            f"context {context} is longer than the model's {manifest.config.context} tokens",
+            hint=f"set the engine's context to {manifest.config.context} or less",
+        )
+    return manifest.config
+
+
+def _find_device(core: Any, target: Target) -> str:  # noqa: ANN401
+    if target.device not in _DEVICES or (target.device == "cpu" and target.arch):
+        raise InputError(
+            f"target {target}: OpenVINO has no such device",
+            hint=f"use {', '.join(f'openvino:{device}' for device in _DEVICES)}",
+        )
+    name = _DEVICES[target.device]
+    found: list[str] = core.available_devices
+    wanted = f"{name}.{target.arch}" if target.arch else name
+    if wanted not in found and not (wanted == name and f"{name}.0" in found):
+        raise UnavailableError(
+            f"{target}: OpenVINO finds no such device, only {', '.join(sorted(found)).lower()}",
+            hint="install the device's driver, or use openvino:cpu",
+        )
+    return wanted
+
+
+def _compile(core: Any, path: Path, device: str, threads: int) -> Any:  # noqa: ANN401
+    options: dict[str, Any] = {
+        # The default on a CPU with bfloat16 instructions is bfloat16, for every variant.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if device == "CPU":
+        # Pinned threads of two engines would land on the same cores.
+        options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+    try:
+        return core.compile_model(core.read_model(path), device, options)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: OpenVINO cannot load it: {_reason(error)}",
+            hint="check the files with `fungible artifact verify`",
+        ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What went wrong; most lines of OpenVINO's messages name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(_BOILERPLATE)]
+    return (told or lines or ["no reason given"])[-1]
