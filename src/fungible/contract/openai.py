@@ -4,11 +4,13 @@ Requests stay dictionaries on their way to a backend, so fields that we do not k
 through; `ChatRequest` only checks and reads the fields that we act on.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from fungible.errors import RequestError
+
+_Fields = TypeVar("_Fields")
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
@@ -46,28 +48,56 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | None = None
 
 
-def parse_chat(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
-    """The checked request and the whole body as a dictionary.
+def decode_body(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request body.
 
     Raises:
-        RequestError: The body is not JSON, or a field has the wrong type; names the field.
+        RequestError: The body is not a JSON object.
     """
     try:
-        raw = msgspec.json.decode(body)
-        request = msgspec.convert(raw, ChatRequest)
+        return msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.ValidationError as error:
-        text = str(error)
-        field = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else None
-        raise RequestError(f"request body: {text}", param=field) from error
+        raise RequestError(f"request body: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"request body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise RequestError("request body is nested too deeply") from error
-    _check_ranges(request)
+
+
+def read_fields(raw: object, kind: type[_Fields]) -> _Fields:
+    """The fields of a decoded body that `kind` declares; others are left alone.
+
+    Raises:
+        RequestError: A field is missing or has the wrong type; names the field.
+    """
+    try:
+        return msgspec.convert(raw, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        field = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else None
+        param = field.removesuffix("[...]") if field else None
+        raise RequestError(f"request body: {text}", param=param) from error
+    except RecursionError as error:
+        raise RequestError("request body is nested too deeply") from error
+
+
+def parse_chat(body: bytes, *, most_answers: int = 1) -> tuple[ChatRequest, dict[str, Any]]:
+    """The checked request and the whole body as a dictionary.
+
+    Args:
+        body: As it came.
+        most_answers: Largest `n` that the caller serves.
+
+    Raises:
+        RequestError: The body is not JSON, or a field has the wrong type; names the field.
+    """
+    raw = decode_body(body)
+    request = read_fields(raw, ChatRequest)
+    _check_ranges(request, most_answers)
     return request, raw
 
 
-def _check_ranges(request: ChatRequest) -> None:
+def _check_ranges(request: ChatRequest, most_answers: int) -> None:
     if not request.messages:
         raise RequestError("messages must not be empty", param="messages")
     ranges: list[tuple[str, float | None, float, float]] = [
@@ -76,7 +106,7 @@ def _check_ranges(request: ChatRequest) -> None:
         ("max_tokens", request.max_tokens, 1, 1 << 20),
         ("max_completion_tokens", request.max_completion_tokens, 1, 1 << 20),
         ("top_logprobs", request.top_logprobs, 0, 20),
-        ("n", request.n, 1, 1),
+        ("n", request.n, 1, most_answers),
     ]
     for name, value, low, high in ranges:
         if value is not None and not low <= value <= high:
@@ -110,12 +140,19 @@ class ChoiceLogprobs(msgspec.Struct, kw_only=True):
     content: list[TokenLogprob]
 
 
-class UsageBody(msgspec.Struct, kw_only=True):
+class PromptTokensDetails(msgspec.Struct, kw_only=True):
+    """Prompt tokens whose keys and values were there already, from an earlier prompt."""
+
+    cached_tokens: int
+
+
+class UsageBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The OpenAI `usage` object."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class ChunkChoice(msgspec.Struct, kw_only=True):

@@ -63,6 +63,16 @@ class ChatTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_bare(self, text: str) -> tuple[list[int], int]:
+        """Tokens of a text that no template wraps, as the model was trained to see one.
+
+        The second number counts the control tokens that the tokenizer itself puts first.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=True)
+        ids: list[int] = encoding.ids
+        added = [bool(one) for one in encoding.special_tokens_mask]
+        return ids, added.index(False) if False in added else len(added)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of whole `tokens`, control tokens left out."""
         stream = self.stream()
