@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-_SAMPLE_S = 0.25
+_SAMPLE_S = 0.5
 _GRACE_S = 15.0
 Event = dict[str, Any]
 
