@@ -1,18 +1,28 @@
 """From logits to one token, and to the log-probabilities that clients ask for.
 
-Temperature and nucleus sampling (Holtzman et al., 2020). The same seed and the same logits
-give the same tokens: each request draws from its own counter-based generator (Philox,
-Salmon et al., 2011), one number a token, whatever else runs beside it.
+The order is vLLM's: masks (the caller's), `logit_bias`, the repetition, frequency and presence
+penalties, then the most likely token, or a draw after `temperature`, `min_p` (Nguyen et al.,
+2024), `top_k` (Fan et al., 2018) and `top_p` (Holtzman et al., 2020), each over what the one
+before left. Log-probabilities are the model's own, before all of these.
+
+The same seed and the same logits give the same tokens: each request draws from its own
+counter-based generator (Philox, Salmon et al., 2011), one number a token, whatever else runs
+beside it.
 """
+
+import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fungible.engine.penalties import LogitBias, Penalties
 from fungible.errors import EngineError
 
 _COLDEST = 1e-5  # below it, dividing by the temperature overflows float32: greedy, as in vLLM
 _BLOCK = 256
+_GROUP = 32
 _IMPOSSIBLE = -9999.0  # OpenAI's stand-in for a log-probability of minus infinity
 
 
@@ -24,6 +34,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         top_p: Share of probability that may be drawn from; 0 takes the most likely token.
         seed: `None` draws one from the operating system.
         top_logprobs: Alternatives to report a token; `None` reports no log-probabilities.
+        top_k: Draw from so many of the most likely tokens, and from those as likely as the
+            last of them; 0 draws from all.
+        min_p: Draw from tokens at least so likely in proportion to the most likely one.
+        presence_penalty: Taken off the logit of each token that the answer holds.
+        frequency_penalty: Taken off for each time that the answer holds it.
+        repetition_penalty: Divides the positive logits, and multiplies the negative ones, of
+            the tokens that the prompt or the answer hold; 1 changes nothing.
+        logit_bias: Added to the logits of single tokens.
     """
 
     temperature: float = 1.0
@@ -47,37 +65,119 @@ class Sampled(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Chooses the tokens of one request."""
+    """Chooses the tokens of one request, and remembers them for the penalties.
 
-    def __init__(self, params: SamplingParams) -> None:
+    Args:
+        params: How to choose.
+        prompt: Its token ids, for the repetition penalty.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int] | NDArray[np.int64] = ()
+    ) -> None:
         self._params = params
-        greedy = params.temperature < _COLDEST or params.top_p == 0
+        greedy = params.temperature < _COLDEST or params.top_p == 0 or params.top_k == 1
         key = None if params.seed is None else params.seed % (1 << 64)
         self._random = None if greedy else np.random.Generator(np.random.Philox(key=key))
+        self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
+        self._penalties = _penalties(params, prompt)
 
-    def sample(self, logits: NDArray[np.float32]) -> Sampled:
-        """One token from float32 logits `(vocab,)`.
+    def sample(
+        self, logits: NDArray[np.float32], raw: NDArray[np.float32] | None = None
+    ) -> Sampled:
+        """One token from float32 logits `(vocab,)`; one of minus infinity is never chosen.
+
+        Args:
+            logits: Left as they are.
+            raw: The model's own logits, where something masked `logits`; log-probabilities
+                are taken from these.
 
         Raises:
-            EngineError: The logits hold NaN or infinity.
+            EngineError: The logits hold NaN or infinity, or nothing but minus infinity.
         """
-        best = int(logits.argmax())
-        if not np.isfinite(logits[best]):
-            raise EngineError(
-                f"the model's logits are not finite (token {best}: {logits[best]})",
-                hint="check the artifact with `fungible artifact verify`",
-            )
-        token = best if self._random is None else self._draw(logits, best, self._random)
+        shaped = self._shape(logits)
+        best = int(shaped.argmax())
+        if not np.isfinite(shaped[best]):
+            raise _not_finite(best, float(shaped[best]))
+        token = best if self._random is None else self._draw(shaped, best, self._random)
+        if self._penalties is not None:
+            self._penalties.remember(token)
         if self._params.top_logprobs is None:
             return Sampled(token)
-        logprob, top = log_probabilities(logits, token, self._params.top_logprobs)
+        own = logits if raw is None else raw
+        logprob, top = log_probabilities(own, token, self._params.top_logprobs)
         return Sampled(token, logprob, top)
 
+    def _shape(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._bias is None and self._penalties is None:
+            return logits
+        shaped = logits.copy()
+        if self._bias is not None:
+            self._bias.apply(shaped)
+        if self._penalties is not None:
+            self._penalties.apply(shaped)
+        return shaped
+
     def _draw(self, logits: NDArray[np.float32], best: int, random: np.random.Generator) -> int:
-        weights = np.exp((logits - logits[best]) / np.float32(self._params.temperature))
-        if self._params.top_p < 1:
-            weights[weights < _nucleus_edge(weights, self._params.top_p)] = 0
-        return _invert(weights, random.random())
+        params = self._params
+        tokens = _shortlist(logits, best, params)
+        values = logits if tokens is None else logits[tokens]
+        weights = np.exp((values - logits[best]) / np.float32(params.temperature))
+        if params.top_p < 1:
+            weights[weights < _nucleus_edge(weights, params.top_p)] = 0
+        at = _invert(weights, random.random())
+        return at if tokens is None else int(tokens[at])
+
+
+def _penalties(
+    params: SamplingParams, prompt: Sequence[int] | NDArray[np.int64]
+) -> Penalties | None:
+    if (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0, 0, 1):
+        return None
+    return Penalties(
+        presence=params.presence_penalty,
+        frequency=params.frequency_penalty,
+        repetition=params.repetition_penalty,
+        prompt=prompt,
+    )
+
+
+def _not_finite(best: int, value: float) -> EngineError:
+    if value == -np.inf:
+        return EngineError(
+            "no token may come next: every one of them is masked",
+            hint="look at the request's constraint; it allows no way on from here",
+        )
+    return EngineError(
+        f"the model's logits are not finite (token {best}: {value})",
+        hint="check the artifact with `fungible artifact verify`",
+    )
+
+
+def _shortlist(
+    logits: NDArray[np.float32], best: int, params: SamplingParams
+) -> NDArray[np.int64] | None:
+    """Ids that `min_p` and `top_k` leave, in order; `None` when that is all of them."""
+    floor = np.float32(-np.inf)
+    if params.min_p > 0:
+        floor = logits[best] + np.float32(params.temperature * math.log(params.min_p))
+    if 0 < params.top_k < logits.size:
+        floor = max(floor, _kth_largest(logits, params.top_k))
+    return np.flatnonzero(logits >= floor) if floor > -np.inf else None
+
+
+def _kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
+    """The `k`-th largest of `values`; `k` is at most their number.
+
+    The k-th largest of the maxima of disjoint groups is at most the k-th largest value, and
+    few values reach it: only those are looked at closer.
+    """
+    groups = values.size // _GROUP
+    if k <= groups // 2:
+        whole = values[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+        values = values[values >= np.partition(whole, groups - k)[groups - k]]
+    edge: np.float32 = np.partition(values, values.size - k)[values.size - k]
+    return edge
 
 
 def _invert(weights: NDArray[np.float32], uniform: float) -> int:
@@ -119,8 +219,8 @@ def log_probabilities(
 ) -> tuple[float, tuple[tuple[int, float], ...]]:
     """Natural-log probability of `token` and the `count` most likely tokens with theirs.
 
-    The distribution is the model's own over the whole vocabulary, before temperature and
-    top_p. Equally likely tokens come in order of their ids.
+    The distribution is the one of `logits` over the whole vocabulary, whatever tokens are
+    chosen by. Equally likely tokens come in order of their ids.
     """
     peak = logits.max()
     normaliser = float(peak) + np.log(np.exp(logits - peak).sum(dtype=np.float64))
@@ -131,7 +231,6 @@ def log_probabilities(
     if count == 0:
         return logprob(token), ()
     count = min(count, logits.size)
-    edge = np.partition(logits, logits.size - count)[logits.size - count]
-    likely = np.flatnonzero(logits >= edge)
+    likely = np.flatnonzero(logits >= _kth_largest(logits, count))
     likely = likely[np.argsort(-logits[likely], kind="stable")][:count]
     return logprob(token), tuple((one, logprob(one)) for one in likely.tolist())
