@@ -13,6 +13,7 @@ RUNTIMES = {
     "onnxruntime": ("fungible.engine.runtimes.onnxruntime", "ONNXRuntime", "onnxruntime"),
     "openvino": ("fungible.engine.runtimes.openvino", "OpenVINORuntime", "openvino"),
     "xla": ("fungible.engine.runtimes.xla", "XLARuntime", "xla"),
+    "iree": ("fungible.engine.runtimes.iree", "IREERuntime", "iree"),
 }
 
 
