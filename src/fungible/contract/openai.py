@@ -4,6 +4,7 @@ Requests stay dictionaries on their way to a backend, so fields that we do not k
 through; `ChatRequest` only checks and reads the fields that we act on.
 """
 
+import re
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -73,12 +74,16 @@ def read_fields(raw: object, kind: type[_Fields]) -> _Fields:
     try:
         return msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        text = str(error)
-        field = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else None
-        param = field.removesuffix("[...]") if field else None
-        raise RequestError(f"request body: {text}", param=param) from error
+        raise RequestError(f"request body: {error}", param=_field_at_fault(str(error))) from error
     except RecursionError as error:
         raise RequestError("request body is nested too deeply") from error
+
+
+def _field_at_fault(text: str) -> str | None:
+    """The field that msgspec complains about, such as `messages[0].content`."""
+    path = text.rsplit("`$.", 1)[-1].rstrip("`").removesuffix("[...]") if "`$." in text else ""
+    missing = re.search(r"missing required field `(\w+)`", text)
+    return ".".join(filter(None, (path, missing and missing[1]))) or None
 
 
 def parse_chat(body: bytes, *, most_answers: int = 1) -> tuple[ChatRequest, dict[str, Any]]:

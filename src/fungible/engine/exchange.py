@@ -1,12 +1,14 @@
 """One HTTP exchange on bare ASGI: read the body, watch for a client that leaves, stream answers."""
 
 import asyncio
+import re
 from typing import Protocol
 
 import msgspec
 from starlette.requests import Request
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fungible.contract.ids import new_id
 from fungible.contract.openai import UsageBody
 from fungible.contract.sse import encode_frame
 from fungible.engine.answers import AnswerGroup
@@ -14,6 +16,9 @@ from fungible.engine.generation import Output
 from fungible.errors import EngineError, FungibleError, RequestError
 
 _MAX_BODY = 10_000_000
+_ID_HEADER = b"x-request-id"
+_ID_KEY = "request_id"
+_PLAIN_ID = re.compile(rb"[!-~]{1,128}")
 _STREAM_HEAD = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -90,3 +95,34 @@ async def send_stream(group: AnswerGroup, writer: StreamWriter, send: Send) -> N
 
 def _error_frame(error: FungibleError) -> bytes:
     return encode_frame(msgspec.json.encode(error.to_openai()))
+
+
+class RequestIds:
+    """Gives every request an id and names it in the response, as `x-request-id`.
+
+    The client's own is kept, when it is short and printable.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
+        name = given if _PLAIN_ID.fullmatch(given) else new_id("req_").encode()
+        scope.setdefault("state", {})[_ID_KEY] = name.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (_ID_HEADER, name)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that `RequestIds` gave the request."""
+    return str(scope["state"][_ID_KEY])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,8 +15,11 @@ from starlette.routing import Route
 from fungible.artifacts.manifest import Manifest
 from fungible.contract.openai import ModelCard, ModelList
 from fungible.engine.chat import ChatEndpoint
+from fungible.engine.completions import CompletionsEndpoint
+from fungible.engine.exchange import RequestIds
 from fungible.engine.metrics import CONTENT_TYPE
 from fungible.engine.scheduler import Scheduler
+from fungible.engine.tokenize import TokenizeEndpoints
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.errors import EngineError, FungibleError, UnavailableError, UpstreamBusyError
 
@@ -65,10 +69,15 @@ def build_app(
             await scheduler.close()
 
     chat = ChatEndpoint(scheduler, tokenizer, model)
+    completions = CompletionsEndpoint(scheduler, tokenizer, model)
+    text = TokenizeEndpoints(tokenizer, model, scheduler.limits)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/tokenize", text.tokenize, methods=["POST"]),
+            Route("/detokenize", text.detokenize, methods=["POST"]),
             Route("/health", health),
             Route("/metrics", metrics),
         ],
@@ -77,6 +86,7 @@ def build_app(
             HTTPException: _on_http_error,
             Exception: _on_bug,
         },
+        middleware=[Middleware(RequestIds)],
         lifespan=lifespan,
     )
 
