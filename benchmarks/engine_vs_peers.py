@@ -10,7 +10,9 @@ reason.
 """
 
 import argparse
+import datetime as dt
 import json
+import os
 import re
 import sys
 import time
@@ -25,6 +27,7 @@ from fungible.artifacts.build import build_artifact
 from fungible.artifacts.manifest import VARIANTS, load_manifest
 from fungible.artifacts.store import ArtifactStore
 from fungible.engine.tokenizer import ChatTokenizer
+from fungible.errors import FungibleError
 from peers import machine, report, tables
 from peers.catalogue import ENGINES, OURS, PEERS, Engine
 from peers.checkpoints import checkpoint
@@ -46,10 +49,12 @@ class Bench:
     arguments: argparse.Namespace
     plan: Plan
     artifact: Path
+    out: Path | None
     began: float
     cells: list[Cell] = field(default_factory=list)
     ready: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    bandwidth: dict[str, float] = field(default_factory=dict)
 
     def prepare(self, engine: Engine) -> None:
         """Environment and model of an engine; what is missing becomes a cell with the reason."""
@@ -63,8 +68,8 @@ class Bench:
                 model = self.artifact
             else:
                 model = checkpoint(engine.model, SOURCE, self.artifact, directory / "models")
-        except NotInstalledError as error:
-            self.cells.append(Cell(engine.name, "bare", 0, machine.load_1min(), error=str(error)))
+        except (NotInstalledError, FungibleError, OSError) as error:
+            self._add(Cell(engine.name, "bare", 0, machine.load_1min(), error=str(error)))
             return
         self.ready[engine.name] = (python, model)
 
@@ -79,6 +84,9 @@ class Bench:
         longest = 0.0
         for number in range(1, count + 1):
             started = time.monotonic()
+            # The best of several: the bound is what the memory can do, not what was left of it.
+            for name, rate in machine.bandwidth(self.plan.threads).items():
+                self.bandwidth[name] = max(rate, self.bandwidth.get(name, 0.0))
             if number > 1 and started - self.began + longest > budget:
                 note(f"{kind}: no time for round {number} of {count}")
                 return
@@ -91,7 +99,7 @@ class Bench:
         python, model = self.ready[engine.name]
         logs = self.arguments.peers_dir / "logs"
         cell = measure(engine, kind, number, python, model, self.plan, logs)
-        self.cells.append(cell)
+        self._add(cell)
         if cell.error:
             # It will not do better in the next round, and each failure can cost minutes.
             del self.ready[engine.name]
@@ -99,6 +107,12 @@ class Bench:
             self._count(engine, model)
         words = cell.error or f"{cell.seconds:.0f} s"
         note(f"{kind} {number} {engine.name}: {words}")
+
+    def _add(self, cell: Cell) -> None:
+        """Keep a cell, on disk as well: a run that is interrupted leaves what it has."""
+        self.cells.append(cell)
+        if self.out is not None:
+            record(self.out, cell.record())
 
     def _count(self, engine: Engine, model: Path) -> None:
         """Bytes per token; a model whose files are of an unknown kind has no bound."""
@@ -129,61 +143,71 @@ def main() -> None:
         requests={1: 1, 4: 4} if quick else _LOADS,
         patience=180.0 if quick else 420.0,
     )
-    bench = Bench(arguments, plan, artifact, time.monotonic())
+    bench = Bench(arguments, plan, artifact, _results_file(arguments), time.monotonic())
     for engine in engines:
         bench.prepare(engine)
     bench.began = time.monotonic()  # installing does not count
-    before = machine.bandwidth(plan.threads)
-    loads = [machine.load_1min()]
     bench.rounds("bare", engines, 1 if quick else arguments.rounds, _BARE_SHARE)
     served = [engine for engine in engines if engine.served] if arguments.serve else []
-    bench.rounds("served", served, 1 if quick else max(1, arguments.rounds - 1), 1.0)
-    after = machine.bandwidth(plan.threads)
-    bandwidth = {name: max(rate, after[name]) for name, rate in before.items()}
-    loads += [cell.load_1min for cell in bench.cells]
-    run = machine.facts() | {
-        "threads": plan.threads,
-        "artifact": load_manifest(artifact).digest,
-        "quick": quick,
+    if served:
+        bench.rounds("served", served, 1 if quick else max(1, arguments.rounds - 1), 1.0)
+    _finish(bench, engines)
+
+
+def _run_facts(bench: Bench, engines: list[Engine]) -> dict[str, Any]:
+    arguments, loads = bench.arguments, [cell.load_1min for cell in bench.cells]
+    peers = sorted({engine.peer for engine in engines} - {OURS})
+    return machine.facts() | {
+        "threads": arguments.threads,
+        "artifact": load_manifest(bench.artifact).digest,
+        "quick": arguments.quick,
         "minutes": round((time.monotonic() - bench.began) / 60, 1),
         "load_1min": [min(loads), max(loads)],
-        "bandwidth": bandwidth,
-        "installed_mb": {
-            name: installed_mb(name, arguments.peers_dir)
-            for name in sorted({engine.peer for engine in engines} - {OURS})
-        },
+        # The bench itself is a load of about its threads; what is more comes from others.
+        "busy": sum(load > (os.cpu_count() or 1) + 1 for load in loads),
+        "bandwidth": bench.bandwidth,
+        "installed_mb": {name: installed_mb(name, arguments.peers_dir) for name in peers},
     }
-    _finish(arguments, bench, engines, run)
 
 
-def _finish(
-    arguments: argparse.Namespace, bench: Bench, engines: list[Engine], run: dict[str, Any]
-) -> None:
-    bandwidth = run["bandwidth"]
-    rows = report.rows(engines, bench.cells, bench.sizes, bandwidth["read_gb_s"])
+def _finish(bench: Bench, engines: list[Engine]) -> None:
+    run = _run_facts(bench, engines)
+    rows = report.rows(engines, bench.cells, bench.sizes, bench.bandwidth["read_gb_s"])
     bars = report.bars(engines, bench.cells)
     result = {
         "run": run,
         "engines": [msgspec.to_builtins(row, str_keys=True) for row in rows],
         "bars": [msgspec.to_builtins(bar) | {"met": bar.met} for bar in bars],
     }
-    if arguments.json:
+    if bench.arguments.json:
         print(json.dumps(result))
     else:
-        tables.show(Console(width=None if sys.stdout.isatty() else 150), rows, bars, bandwidth, run)
-    out: Path = arguments.out or HERE / "results" / f"engine-{run['date'][:10]}.jsonl"
-    if arguments.quick and arguments.out is None:
+        console = Console(width=None if sys.stdout.isatty() else 150)
+        tables.show(console, rows, bars, bench.bandwidth, run)
+    if bench.out is None:
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = [*(cell.record() for cell in bench.cells), {"result": result}]
+    record(bench.out, {"result": result})
+    words = f"{run['cpu']}, {run['threads']} threads, {run['date'][:10]}; one greedy stream after"
+    words += f" {_PROMPT} prompt tokens; lines: range over rounds; ticks: memory bound"
+    plot = bench.out.with_suffix(".svg")
+    plot.write_text(decode_svg(rows, "Decode tokens per second, same weights", words))
+    note(f"{bench.out}\n{plot}")
+
+
+def _results_file(arguments: argparse.Namespace) -> Path | None:
+    """Where this run is recorded; a quick run only where it is told to."""
+    out: Path | None = arguments.out
+    if out is None and not arguments.quick:
+        out = HERE / "results" / f"engine-{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}.jsonl"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def record(out: Path, entry: dict[str, Any]) -> None:
+    """Append one line."""
     with out.open("a") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-    note = f"{run['cpu']}, {run['threads']} threads, {run['date'][:10]}; one greedy stream after"
-    note += f" {_PROMPT} prompt tokens; tick: memory bound"
-    out.with_suffix(".svg").write_text(
-        decode_svg(rows, "Decode tokens per second, same weights", note)
-    )
-    print(f"{out}\n{out.with_suffix('.svg')}", file=sys.stderr)
+        file.write(json.dumps(entry) + "\n")
 
 
 def note(words: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def mix(seed: str, count: int, *, answer: int | None = None) -> list[Request]:
     rng = random.Random(seed)
 
     def length(least: int, most: int) -> int:
-        return round(least * (most / least) ** rng.random())
+        return int(least * math.pow(most / least, rng.random()))
 
     rows = [
         TraceRow(

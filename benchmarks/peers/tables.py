@@ -24,6 +24,11 @@ def show(
         f"{bandwidth['read_gb_s']:.1f} GB/s read, {bandwidth['triad_gb_s']:.1f} GB/s triad; "
         f"1-minute load {run['load_1min'][0]} to {run['load_1min'][1]}"
     )
+    if run["busy"]:
+        console.print(
+            f"[red]The machine was busy with other work ({run['busy']} of the cells began above "
+            f"a load of {run['cores'] + 1}): do not quote these figures.[/red]"
+        )
     console.print(_bare(rows))
     if any(row.served for row in rows):
         console.print(_served(rows))
