@@ -1,13 +1,15 @@
 """A step's program at concrete sizes, in the part of StableHLO that IREE compiles well.
 
 XLA specialises the exported program itself. A compiler that takes StableHLO from outside needs
-it done beforehand: symbolic sizes become numbers, and two operations are spelled out.
+it done beforehand: symbolic sizes become numbers, and three operations are put differently.
 
 - A `scatter` of windows (the cache's new keys and values) becomes one
   `dynamic_update_slice` per row: IREE has no such scatter, and updates a slice in place.
 - A `gather` of whole windows (the cache's prefix) becomes one `dynamic_slice` per row.
+- A batched `gather` (each row's last token) is kept apart from what follows: fused into the
+  reduction after it, it asks Vulkan and Metal for shared memory of a type they do not have.
 
-Both differ where an index is out of bounds, which a caller must avoid: instead of writing
+The first two differ where an index is out of bounds, which a caller must avoid: instead of writing
 nothing, a row is moved so that it ends with the cache.
 """
 
@@ -108,6 +110,8 @@ def _spell_out(module: Any) -> None:  # noqa: ANN401
                     _replace(operation, _updated_by_row(operation))
                 elif operation.name == "stablehlo.gather" and _reads_windows(operation):
                     _replace(operation, _read_by_row(operation))
+                elif operation.name == "stablehlo.gather" and _is_batched(operation):
+                    _keep_apart(operation)
 
 
 def _replace(operation: Any, result: Any) -> None:  # noqa: ANN401
@@ -128,6 +132,17 @@ def _reads_windows(gather: Any) -> bool:  # noqa: ANN401
         and not list(numbers.operand_batching_dims)
         and operand.rank > 2
     )
+
+
+def _is_batched(gather: Any) -> bool:  # noqa: ANN401
+    numbers = hlo.GatherDimensionNumbers(gather.attributes["dimension_numbers"])
+    return bool(list(numbers.operand_batching_dims))
+
+
+def _keep_apart(gather: Any) -> None:  # noqa: ANN401
+    with ir.InsertionPoint.after(gather):
+        barrier = hlo.OptimizationBarrierOp([gather.results[0]])
+    gather.results[0].replace_all_uses_except(barrier.results[0], barrier.operation)
 
 
 def _read_by_row(gather: Any) -> Any:  # noqa: ANN401
