@@ -1,11 +1,9 @@
 """A real engine process, driven by the stock OpenAI client."""
 
 import asyncio
-import json
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +13,9 @@ import openai
 import psutil
 import pytest
 
+from support.engine_process import FUNGIBLE, start, stop
 from support.tiny_model import build_tiny_artifact
 
-FUNGIBLE = str(Path(sys.executable).with_name("fungible"))
 ASK: dict[str, Any] = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "Say something about the sea."}],
@@ -31,31 +29,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("home")
     build_tiny_artifact(directory / "artifacts", variants=["f32"])
     return directory
-
-
-def start(home: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    """An engine that is ready, and its address."""
-    command = [FUNGIBLE, "engine", "serve", "--home", str(home), "--artifact", "tiny-llama"]
-    command += ["--model-name", "tiny", "--context", "256", "--threads", "1", *options]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        _, errors = process.communicate(timeout=20)
-        pytest.fail(f"the engine did not start: {errors}")
-    ready = json.loads(line)
-    assert (ready["event"], ready["name"], ready["pid"]) == ("ready", "engine", process.pid)
-    return process, ready["url"]
-
-
-def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> str:
-    """End the process; what it wrote to stderr."""
-    if process.poll() is None:
-        process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    return errors
 
 
 @pytest.fixture(scope="module")
