@@ -1,7 +1,8 @@
 """What a checkpoint offers to the builder, whatever file format it comes in.
 
-Tensors have the names and layouts of Hugging Face's `LlamaForCausalLM`: linear weights are
-`[out, in]`, query and key rows are in the half-split rotary order.
+Tensors have the names and layouts of Hugging Face's `LlamaForCausalLM`, and where Llama has none
+of the kind those of Qwen 2, Qwen 3 and Gemma 3: linear weights are `[out, in]`, query and key rows
+are in the half-split rotary order. What a family stores otherwise, its reader puts in this form.
 """
 
 from importlib import metadata
@@ -76,51 +77,105 @@ def layer_tensor(layer: int, part: str) -> str:
     return f"model.layers.{layer}.{part}.weight"
 
 
+def layer_bias(layer: int, part: str) -> str:
+    """The name of the bias that belongs to a layer's weight."""
+    return f"model.layers.{layer}.{part}.bias"
+
+
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model with its shape, in the order in which files hold them.
 
     q, k and v of a layer are neighbours, and so are gate and up: a graph can therefore use
     them as one matrix without a copy.
     """
-    hidden, inner = config.hidden, config.intermediate
-    q_rows, kv_rows = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab, hidden)}
-    per_layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (q_rows, hidden),
-        "self_attn.k_proj": (kv_rows, hidden),
-        "self_attn.v_proj": (kv_rows, hidden),
-        "self_attn.o_proj": (hidden, q_rows),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
+    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab, config.hidden)}
+    per_layer = _layer_shapes(config)
     for layer in range(config.layers):
-        tensors |= {layer_tensor(layer, part): shape for part, shape in per_layer.items()}
-    tensors[FINAL_NORM] = (hidden,)
+        tensors |= {f"model.layers.{layer}.{name}": shape for name, shape in per_layer.items()}
+    tensors[FINAL_NORM] = (config.hidden,)
     if not config.tied_embeddings:
-        tensors[LM_HEAD] = (config.vocab, hidden)
+        tensors[LM_HEAD] = (config.vocab, config.hidden)
     return tensors
 
 
+def layer_vectors(config: ModelConfig, layer: int) -> dict[str, tuple[int]]:
+    """The normalisation weights and biases of a layer with their shapes, in file order.
+
+    They stay floats in every variant.
+    """
+    vectors = {name: shape for name, shape in _layer_shapes(config).items() if len(shape) == 1}
+    return {f"model.layers.{layer}.{name}": (shape[0],) for name, shape in vectors.items()}
+
+
+def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    hidden, inner, dim = config.hidden, config.intermediate, config.head_dim
+    q_rows, kv_rows = config.heads * dim, config.kv_heads * dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (q_rows, hidden),
+        "self_attn.k_proj.weight": (kv_rows, hidden),
+        "self_attn.v_proj.weight": (kv_rows, hidden),
+        "self_attn.o_proj.weight": (hidden, q_rows),
+    }
+    if config.qkv_bias:
+        rows = (q_rows, kv_rows, kv_rows)
+        shapes |= {f"{part}.bias": (count,) for part, count in zip(QKV, rows, strict=True)}
+    if config.qk_norm:
+        shapes |= {"self_attn.q_norm.weight": (dim,), "self_attn.k_norm.weight": (dim,)}
+    shapes["post_attention_layernorm.weight"] = (hidden,)
+    if config.post_norms:
+        shapes |= {f"{which}_feedforward_layernorm.weight": (hidden,) for which in ("pre", "post")}
+    return shapes | {
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+
+
 def check_config(config: ModelConfig, where: str) -> None:
-    """Raise `ArtifactError` when sizes cannot belong to a Llama model that we can build."""
+    """Raise `ArtifactError` when sizes cannot belong to a model that we can build."""
     for name, largest in _LARGEST.items():
         value = getattr(config, name)
         if not 1 <= value <= largest:
             raise ArtifactError(f"{where}: {name} is {value}; it must be in [1, {largest}]")
-    for name in ("rope_theta", "norm_eps"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ArtifactError(f"{where}: {name} is {getattr(config, name)}")
+    for name in ("rope_theta", "norm_eps", "embedding_scale", "score_scale", "local_rope_theta"):
+        value = getattr(config, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ArtifactError(f"{where}: {name} is {value}")
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise ArtifactError(
             f"{where}: {config.heads} query heads, {config.kv_heads} key/value heads "
             f"of width {config.head_dim} cannot be grouped"
         )
+    if config.turning % 2 or not 0 < config.turning <= config.head_dim:
+        raise ArtifactError(
+            f"{where}: {config.turning} dimensions of a head of {config.head_dim} cannot turn"
+        )
+    if config.window < 0 or len(config.windowed) not in (0, config.layers):
+        raise ArtifactError(
+            f"{where}: window {config.window}, said of {len(config.windowed)} of "
+            f"{config.layers} layers"
+        )
+    _check_scaling(config, where)
     for token in (config.bos_id, *config.eos_ids):
         if token is not None and not 0 <= token < config.vocab:
             raise ArtifactError(f"{where}: token {token} is not in the vocabulary")
+
+
+def _check_scaling(config: ModelConfig, where: str) -> None:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return
+    if scaling.kind == "longrope":
+        sane = len(scaling.factors) == config.turning // 2
+    else:
+        sane = scaling.kind == "linear" or (
+            scaling.original_context > 0
+            and 0 < scaling.low_freq_factor < scaling.high_freq_factor < float("inf")
+        )
+    numbers = (scaling.factor, scaling.amplitude, *scaling.factors)
+    if not sane or not all(0 < number < float("inf") for number in numbers):
+        raise ArtifactError(f"{where}: the numbers of rope scaling {scaling.kind!r} are malformed")
 
 
 def locate(source: str) -> Path:

@@ -1,4 +1,4 @@
-"""The Llama decoder as one ONNX graph of standard operators (opset 23).
+"""A decoder as one ONNX graph of standard operators (opset 23), built from its `ModelConfig`.
 
 Inputs, with B sequences, S new tokens each, P cached positions, T = P + S:
 
@@ -12,17 +12,23 @@ Outputs: `logits` float32 `[N, vocab]`, and `new_key.L`, `new_value.L` float32
 
 Attention is written as two products, one with the cache and one with the new tokens, joined
 before the softmax. The standard `Attention` operator would copy the whole cache at each step.
+
+A sliding window narrows the mask inside the graph. Token i of the past is at position i; runtimes
+may pad the past with positions that `attention_mask` hides. What a model does not use adds no node.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_tensor
+from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_bias, layer_tensor
 from fungible.artifacts.graph import GraphWriter
 from fungible.artifacts.model_config import ModelConfig
+from fungible.artifacts.rotary import amplitude, frequencies, rotary_tables
+
+# Longer tables of sines would make the graph a file of many megabytes; it computes them then.
+_LONGEST_TABLE = 16_384
 
 
 class Weights(Protocol):
@@ -33,7 +39,7 @@ class Weights(Protocol):
         ...
 
     def norm(self, graph: GraphWriter, name: str) -> str:
-        """A normalisation weight `[hidden]`."""
+        """A normalisation weight or bias, float32 `[n]`."""
         ...
 
     def linear(self, graph: GraphWriter, x: str, layer: int, parts: tuple[str, ...]) -> str:
@@ -75,7 +81,7 @@ def build_graph(config: ModelConfig, weights: Weights, weights_file: str) -> Mod
     """The model; `weights_file` is the safetensors file's name beside the graph."""
     graph = GraphWriter(weights_file)
     decoder = _Decoder(graph, config, weights)
-    x = graph.op("Reshape", weights.embed(graph, "input_ids"), decoder.shapes.flat)
+    x = graph.op("Reshape", decoder.embed(), decoder.shapes.flat)
     for layer in range(config.layers):
         x = decoder.attention(x, layer)
         x = decoder.feed_forward(x, layer)
@@ -92,36 +98,76 @@ class _Decoder:
         self.config = config
         self.weights = weights
         self.shapes = _Shapes(graph, config)
-        cos, sin = rotary_tables(config)
-        self.cos, self.sin = graph.const(cos, "rotary_cos"), graph.const(sin, "rotary_sin")
+        kinds = sorted({config.has_window(layer) for layer in range(config.layers)})
+        if config.local_rope_theta is None:
+            self.rotary = dict.fromkeys(kinds, self._rotary("rotary", windowed=False))
+        else:
+            names = {False: "rotary", True: "local_rotary"}
+            self.rotary = {kind: self._rotary(names[kind], windowed=kind) for kind in kinds}
+        self.bias = {kind: self._bias(windowed=kind) for kind in kinds}
+
+    def _rotary(self, name: str, *, windowed: bool) -> tuple[str, ...]:
+        """What `RotaryEmbedding` takes beside the heads."""
+        graph, config = self.graph, self.config
+        if config.context <= _LONGEST_TABLE:
+            cos, sin = rotary_tables(config, windowed=windowed)
+            names = graph.const(cos, f"{name}_cos"), graph.const(sin, f"{name}_sin")
+            return *names, "position_ids"
+        turns = frequencies(config, windowed=windowed).astype(np.float32)
+        positions = graph.op("Cast", "position_ids", to=TensorProto.FLOAT)
+        positions = graph.op("Unsqueeze", positions, graph.const([-1]))
+        angles = graph.op("Mul", positions, graph.const(turns, f"{name}_frequencies"))
+        scale = np.float32(amplitude(config, windowed=windowed))
+        return tuple(self._scaled(graph.op(kind, angles), scale) for kind in ("Cos", "Sin"))
+
+    def _scaled(self, x: str, scale: np.float32) -> str:
+        return x if scale == 1 else self.graph.op("Mul", x, self.graph.const(scale))
+
+    def _bias(self, *, windowed: bool) -> str:
+        """What is added to scores `[B, kv_heads, group, S, T]`: 0, or −∞ where hidden."""
+        graph = self.graph
+        mask = self._windowed_mask() if windowed else "attention_mask"
         seen, hidden = graph.const(np.float32(0)), graph.const(np.float32(-np.inf))
-        bias = graph.op("Where", "attention_mask", seen, hidden)
-        self.bias = graph.op("Unsqueeze", bias, graph.const([1]))
+        return graph.op("Unsqueeze", graph.op("Where", mask, seen, hidden), graph.const([1]))
+
+    def _windowed_mask(self) -> str:
+        """`attention_mask` without what lies `window` or more positions back."""
+        graph = self.graph
+        zero, one = graph.const(np.int64(0)), graph.const(np.int64(1))
+        length = graph.op("Squeeze", graph.op("Shape", "past_key.0", start=2, end=3))
+        past = graph.op("Range", zero, length, one)
+        new = graph.op("Unsqueeze", "position_ids", graph.const([1]))
+        at = graph.op("Unsqueeze", "position_ids", graph.const([2]))
+        window = graph.const(np.int64(self.config.window))
+        near = [graph.op("Less", graph.op("Sub", at, key), window) for key in (past, new)]
+        joined = graph.op("Unsqueeze", graph.op("Concat", *near, axis=-1), graph.const([1]))
+        return graph.op("And", "attention_mask", joined)
+
+    def embed(self) -> str:
+        """The rows of the input tokens: `[B, S, hidden]`."""
+        rows = self.weights.embed(self.graph, "input_ids")
+        return self._scaled(rows, np.float32(self.config.embedding_scale))
 
     def normalise(self, x: str, name: str) -> str:
         """RMSNorm (Zhang and Sennrich, 2019)."""
         weight = self.weights.norm(self.graph, name)
+        if self.config.norm_offset:
+            weight = self.graph.op("Add", weight, self.graph.const(np.float32(1)))
         epsilon = self.config.norm_eps
         return self.graph.op("RMSNormalization", x, weight, axis=-1, epsilon=epsilon)
 
     def attention(self, x: str, layer: int) -> str:
         """Grouped-query attention (Ainslie et al., 2023) with rotary positions, plus x."""
         graph, shapes = self.graph, self.shapes
-        normed = self.normalise(x, layer_tensor(layer, "input_layernorm"))
-        stacked = self.weights.linear(graph, normed, layer, QKV)
-        q, k, v = (
-            graph.op("Transpose", graph.op("Reshape", part, shapes.per_head), perm=[0, 2, 1, 3])
-            for part in graph.split(stacked, 3, shapes.qkv_sizes)
-        )
-        q = graph.op("RotaryEmbedding", q, self.cos, self.sin, "position_ids")
-        k = graph.op("RotaryEmbedding", k, self.cos, self.sin, "position_ids")
+        q, k, v = self._queries_keys_values(x, layer)
         k = graph.op("Identity", k, output=f"new_key.{layer}")
         v = graph.op("Identity", v, output=f"new_value.{layer}")
-        q = graph.op("Mul", q, graph.const(np.float32(self.config.head_dim**-0.5)))
+        q = graph.op("Mul", q, graph.const(np.float32(self.config.score_scale)))
         q = graph.op("Reshape", q, shapes.grouped)
         keys = [graph.op("Transpose", name, perm=[0, 1, 3, 2]) for name in (f"past_key.{layer}", k)]
         scores = graph.op("Concat", *(graph.op("MatMul", q, key) for key in keys), axis=-1)
-        scores = graph.op("Add", graph.op("Reshape", scores, shapes.scores), self.bias)
+        bias = self.bias[self.config.has_window(layer)]
+        scores = graph.op("Add", graph.op("Reshape", scores, shapes.scores), bias)
         shares = graph.op("Reshape", graph.op("Softmax", scores, axis=-1), shapes.joined)
         past, new = graph.split(shares, 2, shapes.past_and_new)
         mixed = graph.op(
@@ -129,24 +175,49 @@ class _Decoder:
         )
         mixed = graph.op("Transpose", graph.op("Reshape", mixed, shapes.heads), perm=[0, 2, 1, 3])
         mixed = graph.op("Reshape", mixed, shapes.attended)
-        return graph.op("Add", x, self.weights.linear(graph, mixed, layer, ("self_attn.o_proj",)))
+        mixed = self.weights.linear(graph, mixed, layer, ("self_attn.o_proj",))
+        if self.config.post_norms:
+            mixed = self.normalise(mixed, layer_tensor(layer, "post_attention_layernorm"))
+        return graph.op("Add", x, mixed)
+
+    def _queries_keys_values(self, x: str, layer: int) -> list[str]:
+        """Of x, each `[B, heads, S, head_dim]`; queries and keys are turned to their positions."""
+        graph, config, shapes = self.graph, self.config, self.shapes
+        normed = self.normalise(x, layer_tensor(layer, "input_layernorm"))
+        stacked = self.weights.linear(graph, normed, layer, QKV)
+        if config.qkv_bias:
+            biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
+            stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
+        q, k, v = (
+            graph.op("Transpose", graph.op("Reshape", part, shapes.per_head), perm=[0, 2, 1, 3])
+            for part in graph.split(stacked, 3, shapes.qkv_sizes)
+        )
+        if config.qk_norm:
+            q = self.normalise(q, layer_tensor(layer, "self_attn.q_norm"))
+            k = self.normalise(k, layer_tensor(layer, "self_attn.k_norm"))
+        rotary = self.rotary[config.has_window(layer)]
+        partial: dict[str, Any] = {}
+        if config.rotary_dim:
+            partial["rotary_embedding_dim"] = config.rotary_dim
+        q = graph.op("RotaryEmbedding", q, *rotary, **partial)
+        return [q, graph.op("RotaryEmbedding", k, *rotary, **partial), v]
 
     def feed_forward(self, x: str, layer: int) -> str:
-        """SwiGLU (Shazeer, 2020), plus x."""
-        graph = self.graph
-        normed = self.normalise(x, layer_tensor(layer, "post_attention_layernorm"))
+        """A gated linear unit (Shazeer, 2020), plus x."""
+        graph, config = self.graph, self.config
+        before = "pre_feedforward" if config.post_norms else "post_attention"
+        normed = self.normalise(x, layer_tensor(layer, f"{before}_layernorm"))
         stacked = self.weights.linear(graph, normed, layer, GATE_UP)
         gate, up = graph.split(stacked, 2, self.shapes.gate_up_sizes)
-        gate = graph.op("Mul", gate, graph.op("Sigmoid", gate))
+        if config.activation == "gelu_tanh":
+            gate = graph.op("Gelu", gate, approximate="tanh")
+        else:
+            gate = graph.op("Mul", gate, graph.op("Sigmoid", gate))
         inner = graph.op("Mul", gate, up)
-        return graph.op("Add", x, self.weights.linear(graph, inner, layer, ("mlp.down_proj",)))
-
-
-def rotary_tables(config: ModelConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosine and sine of position × frequency, `[context, head_dim / 2]`."""
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    angles = np.outer(np.arange(config.context), config.rope_theta**-exponent)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        added = self.weights.linear(graph, inner, layer, ("mlp.down_proj",))
+        if config.post_norms:
+            added = self.normalise(added, layer_tensor(layer, "post_feedforward_layernorm"))
+        return graph.op("Add", x, added)
 
 
 def _inputs(config: ModelConfig) -> list[ValueInfoProto]:

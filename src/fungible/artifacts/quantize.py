@@ -22,6 +22,7 @@ from fungible.artifacts.checkpoint import (
     Blocks4,
     Checkpoint,
     layer_tensor,
+    layer_vectors,
 )
 from fungible.artifacts.manifest import FileEntry
 from fungible.artifacts.model_config import ModelConfig
@@ -154,11 +155,10 @@ def _matrix_specs(
     return specs
 
 
-def _layout(config: ModelConfig, scheme: Scheme) -> dict[str, TensorSpec]:
+def layout(config: ModelConfig, scheme: Scheme) -> dict[str, TensorSpec]:
     """Every tensor of the variant's safetensors file, in file order."""
     hidden = config.hidden
     table_block = block_of(SCHEMES["int8"], hidden)
-    norm = TensorSpec("F32", (hidden,))
     specs = {
         EMBEDDING: TensorSpec("I8", (config.vocab, hidden)),
         f"{EMBEDDING}.scale": TensorSpec("F32", (config.vocab, hidden // table_block)),
@@ -174,9 +174,9 @@ def _layout(config: ModelConfig, scheme: Scheme) -> dict[str, TensorSpec]:
                 block_of(scheme, width),
                 shift=scheme.shift,
             )
-        specs[layer_tensor(layer, "input_layernorm")] = norm
-        specs[layer_tensor(layer, "post_attention_layernorm")] = norm
-    specs[FINAL_NORM] = norm
+        vectors = layer_vectors(config, layer)
+        specs |= {name: TensorSpec("F32", shape) for name, shape in vectors.items()}
+    specs[FINAL_NORM] = TensorSpec("F32", (hidden,))
     head_block = block_of(scheme, hidden)
     bits = scheme.head_bits
     return specs | _matrix_specs(LM_HEAD, config.vocab, hidden, bits, head_block, shift=False)
@@ -210,7 +210,7 @@ def write_quantised(
         progress: Called with (layers done, layers).
     """
     config = checkpoint.config
-    with TensorWriter(path, _layout(config, scheme)) as writer:
+    with TensorWriter(path, layout(config, scheme)) as writer:
         table = read(EMBEDDING)
         embedding = symmetric(table, 8, block_of(SCHEMES["int8"], config.hidden))
         writer.add(EMBEDDING, embedding.q)
@@ -221,8 +221,8 @@ def write_quantised(
                 names = [layer_tensor(layer, part) for part in parts]
                 matrix = _stack([_quantise(checkpoint, read, name, scheme) for name in names])
                 _add_matrix(writer, group_name(layer, parts), matrix, scheme.bits)
-            for part in ("input_layernorm", "post_attention_layernorm"):
-                writer.add(layer_tensor(layer, part), read(layer_tensor(layer, part)))
+            for name in layer_vectors(config, layer):
+                writer.add(name, read(name))
         writer.add(FINAL_NORM, read(FINAL_NORM))
         if not config.tied_embeddings:
             table = read(LM_HEAD)
