@@ -28,7 +28,7 @@ NEEDED = {
     "iree": ("jax", "iree-base-compiler"),
 }
 # Raise it when the same inputs would give another result: it is part of every key.
-_RECIPE = 1
+_RECIPE = 2
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -141,7 +141,8 @@ def run_worker(job: Job, timeout_s: float) -> Outcome:
     """Run a job in a process of its own; how it ended, if it left no answer, is the outcome."""
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "outcome.json"
-        command = [sys.executable, "-m", "fungible.preflight.worker", str(answer)]
+        # -P: a file of the working directory must not stand in for a library.
+        command = [sys.executable, "-P", "-m", "fungible.preflight.worker", str(answer)]
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -87,16 +87,26 @@ def cache_bytes(program: Program, slots: int, positions: int) -> int:
 
 
 def count_step(config: ModelConfig, program: Program, shape: StepShape) -> StepCount:
-    """The count of one step whose rows each attend to `shape.context` positions."""
+    """The count of one step: of each row the last `shape.length` of `shape.context` tokens.
+
+    A layer with a window looks back, and reads, no further than that.
+    """
     rows, tokens = shape.rows, shape.rows * shape.length
-    attention = 4 * config.layers * config.heads * config.head_dim * _attended(shape)
-    head = 2 * rows * config.hidden * config.vocab
-    moved = (
-        nbytes(_streamed(program), {})
-        + cache_bytes(program, rows, shape.context)
-        + cache_bytes(program, rows, shape.length)
+    reach = [
+        config.window if config.has_window(at) else shape.context for at in range(config.layers)
+    ]
+    attended = sum(_attended(shape, window) for window in reach)
+    flops = (
+        2 * tokens * _layer_weights(config)
+        + 4 * rows * config.heads * config.head_dim * attended
+        + 2 * rows * config.hidden * config.vocab
     )
-    flops = 2 * tokens * _layer_weights(config) + attention + head
+    read = sum(
+        nbytes([cache], {"N": rows, "C": min(shape.context, reach[_layer(cache)])})
+        for cache in caches(program)
+    )
+    written = cache_bytes(program, rows, shape.length)
+    moved = nbytes(_streamed(program), {}) + read + written
     return StepCount(tokens=tokens, flops=flops, bytes=moved)
 
 
@@ -122,10 +132,14 @@ def nbytes(arguments: Sequence[Argument], symbols: dict[str, int]) -> int:
     )  # fmt: skip
 
 
-def _attended(shape: StepShape) -> int:
-    """Pairs of a token and a position it attends to: the last chunk of a full slot."""
-    first = shape.context - shape.length + 1
-    return shape.rows * shape.length * (first + shape.context) // 2
+def _attended(shape: StepShape, window: int) -> int:
+    """Positions that one row's tokens attend to in a layer, over all of them."""
+    ends = range(shape.context - shape.length + 1, shape.context + 1)
+    return sum(min(end, window) for end in ends)
+
+
+def _layer(cache: Argument) -> int:
+    return int(cache.name.rpartition(".")[2])
 
 
 def _layer_weights(config: ModelConfig) -> int:
