@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Changes when the same program is compiled in another way.
 _RECIPE: Final = 1
+_PATIENT: Final = 10
 # The default level leaves products of one row seven times slower.
 _FLAGS: Final = ("--iree-input-type=stablehlo", "--iree-opt-level=O3")
 
@@ -78,8 +79,12 @@ class ModuleStore:
         paths = [place / self._name(size) for place in places]
         return next((path for path in paths if path.exists()), None)
 
-    def compile(self, size: ModuleSize) -> Path:
+    def compile(self, size: ModuleSize, *, patient: bool = False) -> Path:
         """The module of this size, compiled if it is not there.
+
+        Args:
+            size: Of a step, or of a fork.
+            patient: Nobody waits for it: the compiler leaves the processor to others.
 
         Raises:
             EngineError: The compiler refuses the program.
@@ -87,7 +92,7 @@ class ModuleStore:
         """
         with self._lock:
             found = self.find(size)
-            return found if found is not None else self._write(size, self._code(size))
+            return found if found is not None else self._write(size, self._code(size), patient)
 
     def close(self) -> None:
         """Stop a compiler that is running, and remove what could not be kept."""
@@ -133,7 +138,7 @@ class ModuleStore:
                 "that has it",
             )
 
-    def _write(self, size: ModuleSize, code: bytes) -> Path:
+    def _write(self, size: ModuleSize, code: bytes, patient: bool) -> Path:
         folder = self._writable()
         handle, unfinished = tempfile.mkstemp(dir=folder, suffix=".partial")
         os.close(handle)
@@ -143,6 +148,9 @@ class ModuleStore:
             self._process = process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
+            if patient:
+                with contextlib.suppress(OSError, AttributeError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, _PATIENT)
             _, told = process.communicate(code)
             if process.returncode != 0:
                 raise EngineError(f"IREE cannot compile {size} for {self._target}: {_reason(told)}")

@@ -95,6 +95,6 @@ class ModuleRunner:
                 return
             # A step that needs the size will try again, and tell its request why it fails.
             with contextlib.suppress(FungibleError, OSError):
-                self._store.compile(size)
+                self._store.compile(size, patient=True)
                 if isinstance(size, StepShape):
                     self._compiled.add(size)
