@@ -65,6 +65,9 @@ def one(token: int) -> np.ndarray:
 def test_every_runtime_is_tested_here() -> None:
     assert set(RUNTIMES) == set(PACKAGES), "tell tests/support/runtimes.py what it imports"
     assert set(RUNTIMES) == set(target.RUNTIMES), "contract/target.py names every runtime"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "runtimes.md"
+    told = page.read_text(encoding="utf-8")
+    assert [name for name in RUNTIMES if f"| `{name}` |" not in told] == []
 
 
 def test_it_computes_the_model(runtime: Runtime) -> None:
