@@ -84,6 +84,10 @@ class Driver:
                     member.kill()
         for thread in self._threads:
             thread.join(_GRACE_S)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def events(self, seconds: float) -> Iterator[Event]:
         """What the driver says, until it is done; each within `seconds` of the one before.
@@ -101,6 +105,8 @@ class Driver:
                 raise DriverError(f"ended with status {status}; {self._last_words()}")
             if event["event"] == "failed":
                 raise DriverError(str(event["reason"]))
+            if event["event"] == "loaded":
+                self._sample()  # a small model is done before the first sample is due
             yield event
             if event["event"] == "done":
                 return
@@ -118,15 +124,18 @@ class Driver:
 
     def _watch(self) -> None:
         """Peak of the proportional set size over the whole tree: shared pages count once."""
-        root = psutil.Process(self._process.pid)
         while not self._done.wait(_SAMPLE_S):
-            total = 0
-            with contextlib.suppress(psutil.Error):
-                for member in [root, *root.children(recursive=True)]:
-                    self._members.setdefault(member.pid, member)
-                    with contextlib.suppress(psutil.Error):
-                        total += member.memory_full_info().pss
-            self.peak_pss = max(self.peak_pss, total)
+            self._sample()
+
+    def _sample(self) -> None:
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._process.pid)
+            for member in [root, *root.children(recursive=True)]:
+                self._members.setdefault(member.pid, member)
+                with contextlib.suppress(psutil.Error):
+                    total += member.memory_full_info().pss
+        self.peak_pss = max(self.peak_pss, total)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

@@ -13,7 +13,6 @@ from peers.machine import load_1min
 
 DRIVERS = Path(__file__).parent / "drivers"
 SLOTS = 32
-SERVED_CONTEXT = 512
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Plan:
         tokens: Greedy tokens per repeat.
         requests: Concurrent requests -> requests in all.
         patience: Seconds that an engine may be silent.
+        context: Tokens that a request may hold.
     """
 
     threads: int
@@ -33,6 +33,7 @@ class Plan:
     tokens: int
     requests: dict[int, int]
     patience: float
+    context: int = 512
 
 
 @dataclass
@@ -78,7 +79,7 @@ def measure(
         "model": str(model),
         "threads": plan.threads,
         "slots": SLOTS,
-        "context": SERVED_CONTEXT,
+        "context": plan.context,
         "prompts": plan.prompts,
         "tokens": plan.tokens,
         **engine.options,

@@ -6,7 +6,7 @@ from html import escape
 from peers.catalogue import CLASSES, OURS
 from peers.report import Row
 
-_WIDTH, _LEFT, _RIGHT, _TOP = 860, 210, 70, 64
+_WIDTH, _LEFT, _RIGHT, _TOP = 860, 210, 150, 64
 _ROW, _GAP, _THICK = 24, 18, 14
 _OURS, _PEER, _INK, _MUTED, _PAPER = "#1f6feb", "#9aa4af", "#1f2328", "#59636e", "#ffffff"
 _FONT = "font-family='system-ui, sans-serif'"
@@ -27,7 +27,7 @@ def decode_svg(rows: Sequence[Row], title: str, note: str) -> str:
     ]
     # A bound far beyond every bar would squeeze them; it is cut at the edge instead.
     most = max((row.decode.high for _, have in groups for row in have if row.decode), default=1.0)
-    most *= 1.25
+    most *= 1.1
     scale = (_WIDTH - _LEFT - _RIGHT) / most
     parts, y = [], _TOP
     for name, have in groups:
@@ -67,7 +67,6 @@ def _bar(row: Row, y: int, scale: float, most: float) -> list[str]:
         f"fill='{_OURS if ours else _PEER}'/>",
         f"<path d='M{low:.1f} {middle}H{high:.1f}' stroke='{_INK}' stroke-width='1.5'/>",
     ]
-    end = high
     if row.bound:
         at = _LEFT + min(row.bound, most) * scale
         dashes = "" if row.bound <= most else " stroke-dasharray='2 2'"
@@ -77,7 +76,7 @@ def _bar(row: Row, y: int, scale: float, most: float) -> list[str]:
         )
     share = f" · {row.fraction:.0%} of bound" if row.bound else ""
     words = f"{row.decode.median:.0f}{share}"
-    parts.append(_text(end + 8, y + 11, words, size=11, colour=_INK))
+    parts.append(_text(_WIDTH - 12, y + 11, words, size=11, anchor="end"))
     return parts
 
 
