@@ -1,6 +1,6 @@
 """What one answer of `/v1/completions` shows: its text, the echoed prompt, log-probabilities."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ from fungible.engine.bare_prompt import BarePrompt
 from fungible.engine.generation import Output
 from fungible.engine.sampler import Sampled
 from fungible.engine.tokenizer import ChatTokenizer
+from fungible.errors import EngineError
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +52,11 @@ class ChoiceWriter:
         self._first = True
 
     def choice(self, output: Output) -> CompletionChoice:
-        """What `output` adds to the answer; the first one brings the prompt."""
+        """What `output` adds to the answer; the first one brings the prompt.
+
+        Raises:
+            EngineError: The request wants the prompt's scores, and the scheduler sent none.
+        """
         logprobs = None if self._shown.logprobs is None else _columns(self._shown.logprobs)
         first, self._first = self._first, False
         text = ""
@@ -78,7 +83,8 @@ class ChoiceWriter:
             index=self._index, text=text, logprobs=logprobs, finish_reason=reason
         )
 
-    def _add_prompt(self, columns: CompletionLogprobs, scored: Iterable[Sampled]) -> None:
+    def _add_prompt(self, columns: CompletionLogprobs, scored: Sequence[Sampled]) -> None:
+        self._check_scored(scored)
         starts = self._prompt.starts(self._pieces)
         columns.tokens.append(self._name(self._prompt.tokens[0]))
         columns.token_logprobs.append(None)
@@ -106,9 +112,10 @@ class ChoiceWriter:
             columns.top_logprobs.append(top)
 
     def _scores(
-        self, scored: Iterable[Sampled], count: int
+        self, scored: Sequence[Sampled], count: int
     ) -> list[dict[int, PromptLogprob] | None]:
         """The likeliest tokens at each place, and the prompt's own; ranks as far as known."""
+        self._check_scored(scored)
         places: list[dict[int, PromptLogprob] | None] = [None]
         for sampled in scored:
             ranks = {token: at + 1 for at, (token, _) in enumerate(sampled.top)}
@@ -122,6 +129,13 @@ class ChoiceWriter:
                 }
             )
         return places
+
+    def _check_scored(self, scored: Sequence[Sampled]) -> None:
+        if len(scored) != len(self._prompt.tokens) - 1:
+            raise EngineError(
+                f"{len(scored)} tokens of the prompt were scored, "
+                f"not {len(self._prompt.tokens) - 1}"
+            )
 
     def _name(self, token: int) -> str:
         data = self._pieces.spelled(token)

@@ -121,7 +121,7 @@ class Sequence:
         self.slot = slot
         self.prompt: NDArray[np.int64] = np.array(request.prompt, dtype=np.int64)
         self.prefilled = 0
-        self.sampler = Sampler(request.sampling)
+        self.sampler = Sampler(request.sampling, request.prompt)
         self.last_token = -1
         self.last_time = 0.0
         self.produced = 0

@@ -9,7 +9,7 @@ from fungible.engine.completion_choice import ChoiceWriter, Shown
 from fungible.engine.generation import Output
 from fungible.engine.sampler import Sampled
 from fungible.engine.tokenizer import ChatTokenizer
-from fungible.errors import RequestError
+from fungible.errors import EngineError, RequestError
 from support.engine_setup import byte_tokens
 from support.tiny_model import TOKENS
 
@@ -69,6 +69,16 @@ def test_scoring_shows_nothing_but_the_prompt(tokenizer: ChatTokenizer) -> None:
     assert choice.logprobs is not None
     assert choice.logprobs.token_logprobs == [None, -1.0]
     assert choice.logprobs.top_logprobs is None
+
+
+@pytest.mark.parametrize(
+    "shown", [Shown(echo=True, logprobs=1), Shown(prompt_logprobs=1)], ids=["echo", "vllm"]
+)
+def test_a_prompt_that_was_not_scored_is_an_error(tokenizer: ChatTokenizer, shown: Shown) -> None:
+    prompt = BarePrompt(tokens=tuple(byte_tokens("abc")), text="abc")
+    writer = ChoiceWriter(0, prompt, shown, tokenizer)
+    with pytest.raises(EngineError, match="1 tokens of the prompt were scored, not 2"):
+        writer.choice(Output(text="d", prompt=[sampled("b", -0.5)]))
 
 
 def test_prompt_logprobs_by_token_id(tokenizer: ChatTokenizer) -> None:
