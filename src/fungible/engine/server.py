@@ -2,7 +2,8 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -81,11 +82,7 @@ def build_app(
             Route("/health", health),
             Route("/metrics", metrics),
         ],
-        exception_handlers={
-            FungibleError: _on_error,
-            HTTPException: _on_http_error,
-            Exception: _on_bug,
-        },
+        exception_handlers=_HANDLERS,
         middleware=[Middleware(RequestIds)],
         lifespan=lifespan,
     )
@@ -112,3 +109,10 @@ def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _on_bug(_: Request, error: Exception) -> Response:
     return _json(EngineError(f"unexpected: {error!r}").to_openai(), 500)
+
+
+_HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = {
+    FungibleError: _on_error,
+    HTTPException: _on_http_error,
+    Exception: _on_bug,
+}
