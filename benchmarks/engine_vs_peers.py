@@ -132,7 +132,7 @@ def main() -> None:
     arguments = _arguments()
     engines = _chosen(arguments)
     artifact = build_artifact(
-        SOURCE, ArtifactStore(arguments.home / "artifacts"), variants=VARIANTS
+        SOURCE, ArtifactStore(arguments.home / "artifacts"), variants=_variants()
     )
     tokenizer = ChatTokenizer(artifact, load_manifest(artifact).config)
     quick = arguments.quick
@@ -213,6 +213,12 @@ def record(out: Path, entry: dict[str, Any]) -> None:
 def note(words: str) -> None:
     """Progress, on standard error."""
     print(words, file=sys.stderr, flush=True)
+
+
+def _variants() -> list[str]:
+    """What the catalogue measures of that which this version can build."""
+    wanted = {one.options["variant"] for one in ENGINES if one.peer == OURS}
+    return [name for name in VARIANTS if name in wanted]
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Engine]:
