@@ -1,20 +1,21 @@
 """Checkpoint -> artifact: read once, write every variant, measure it, move it into the store."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from fungible.artifacts.checkpoint import Checkpoint, expected_tensors, locate
 from fungible.artifacts.config_json import llama_config_json
 from fungible.artifacts.gguf_checkpoint import GGUFCheckpoint
 from fungible.artifacts.huggingface import HuggingFaceCheckpoint
 from fungible.artifacts.manifest import (
+    DEFAULT_VARIANTS,
+    REFERENCE,
     VARIANTS,
     FileEntry,
     Manifest,
@@ -24,20 +25,13 @@ from fungible.artifacts.manifest import (
     hash_file,
     write_manifest,
 )
-from fungible.artifacts.onnx_graph import Weights, build_graph
-from fungible.artifacts.onnx_weights import FloatWeights, QuantisedWeights
-from fungible.artifacts.parity import REFERENCE, compare, parity_tokens, variant_logits
-from fungible.artifacts.quantize import SCHEMES, write_quantised
-from fungible.artifacts.stablehlo import export_programs
+from fungible.artifacts.parity import compare, parity_tokens, variant_logits
 from fungible.artifacts.store import ArtifactStore
-from fungible.artifacts.tensors import TensorFile, TensorSpec, TensorWriter
+from fungible.artifacts.variants import WRITERS, Progress
 from fungible.errors import ArtifactError
 
-RECIPE = 1
-WEIGHTS = "model.safetensors"
-GRAPH = "model.onnx"
+RECIPE = 2
 _LIBRARIES = ("fungible", "gguf", "jax", "numpy", "onnx", "onnxruntime", "tokenizers")
-Progress = Callable[[str, int, int], None]
 
 
 def open_checkpoint(source: str) -> Checkpoint:
@@ -56,7 +50,7 @@ def build_artifact(
     source: str,
     store: ArtifactStore,
     *,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
     progress: Progress | None = None,
 ) -> Path:
     """Build `source` into `store`, or find it there; the artifact's directory.
@@ -76,7 +70,7 @@ def build_artifact(
         raise ArtifactError(
             f"variant {unknown[0]!r} is not known", hint=f"known: {', '.join(VARIANTS)}"
         )
-    wanted = [name for name in VARIANTS if name == "f32" or name in variants]
+    wanted = [name for name in VARIANTS if name == REFERENCE or name in variants]
     report = progress or (lambda _stage, _done, _total: None)
     checkpoint = open_checkpoint(source)
     report("hash the checkpoint", 0, 1)
@@ -112,8 +106,8 @@ def _estimate(checkpoint: Checkpoint, variants: Sequence[str]) -> int:
     """Bytes that the build will write, rounded up."""
     shapes = expected_tensors(checkpoint.config).values()
     weights = sum(int(np.prod(shape)) for shape in shapes)
-    per_weight = {"f32": 4.0, "int8": 1.5, "int4": 1.25, "int4-naive": 1.0}
-    return int(weights * sum(per_weight[name] for name in variants)) + 16_000_000
+    per_weight = sum(WRITERS[name].bytes_per_weight for name in variants)
+    return int(weights * per_weight) + 16_000_000
 
 
 def _write_shared(checkpoint: Checkpoint, directory: Path) -> dict[str, FileEntry]:
@@ -132,59 +126,15 @@ def _write(path: Path, data: bytes) -> FileEntry:
 
 
 def _write_variant(checkpoint: Checkpoint, directory: Path, name: str, report: Progress) -> Variant:
-    folder = directory / name
-    folder.mkdir()
-    if name == REFERENCE:
-        words, files = "none (float32)", _write_f32(checkpoint, folder, report)
-    else:
-        words, files = SCHEMES[name].words, _write_scheme(checkpoint, folder, name, report)
-    size = sum(entry.size for entry in files.values())
+    writer = WRITERS[name]
+    (directory / name).mkdir()
+    files = writer.write(checkpoint, directory, name, report)
     return Variant(
-        quantisation=words,
-        size=size,
+        quantisation=writer.words,
+        size=sum(entry.size for entry in files.values()),
         files={f"{name}/{path}": entry for path, entry in files.items()},
+        runtimes=writer.runtimes,
     )
-
-
-def _write_f32(checkpoint: Checkpoint, folder: Path, report: Progress) -> dict[str, FileEntry]:
-    """The weights once, and the two graphs that point at them."""
-    config = checkpoint.config
-    shapes = expected_tensors(config)
-    specs = {name: TensorSpec("F32", shape) for name, shape in shapes.items()}
-    with TensorWriter(folder / WEIGHTS, specs) as writer:
-        for done, name in enumerate(shapes):
-            report("write f32", done, len(shapes))
-            writer.add(name, checkpoint.read(name))
-        files = {WEIGHTS: writer.finish()}
-    files[GRAPH] = _write_graph(checkpoint, folder, FloatWeights(config, writer.regions))
-    report("export StableHLO", 0, 1)
-    return files | {path: hash_file(folder / path) for path in export_programs(config, folder)}
-
-
-def _write_scheme(
-    checkpoint: Checkpoint, folder: Path, name: str, report: Progress
-) -> dict[str, FileEntry]:
-    weights = TensorFile(folder.parent / REFERENCE / WEIGHTS)
-
-    def read(tensor: str) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = weights.read(tensor)
-        return values
-
-    scheme = SCHEMES[name]
-    entry, regions = write_quantised(
-        checkpoint,
-        read,
-        scheme,
-        folder / WEIGHTS,
-        lambda done, total: report(f"write {name}", done, total),
-    )
-    graph = QuantisedWeights(checkpoint.config, scheme, regions)
-    return {WEIGHTS: entry, GRAPH: _write_graph(checkpoint, folder, graph)}
-
-
-def _write_graph(checkpoint: Checkpoint, folder: Path, weights: Weights) -> FileEntry:
-    model = build_graph(checkpoint.config, weights, WEIGHTS)
-    return _write(folder / GRAPH, model.SerializeToString(deterministic=True))
 
 
 def _with_parity(
@@ -200,7 +150,7 @@ def _with_parity(
     for done, name in enumerate(variants, start=1):
         if name != REFERENCE:
             logits = variant_logits(directory, name, checkpoint.config, tokens)
-            measured[name] = compare(reference, logits)
+            measured[name] = compare(reference, logits, tokens)
         report("measure parity", done, len(variants))
     return {
         name: msgspec.structs.replace(variant, parity=measured[name])

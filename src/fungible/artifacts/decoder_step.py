@@ -10,6 +10,7 @@ Architecture: Touvron et al. 2023 (arXiv:2302.13971), rotary embedding of Su et 
 (arXiv:2305.13245).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,14 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_tensor
+from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_bias, layer_tensor
 from fungible.artifacts.model_config import ModelConfig
-from fungible.artifacts.step_weights import StepWeights
+from fungible.artifacts.rotary import amplitude, frequencies
+from fungible.artifacts.step_weights import Named, StepWeights, multiply
 
 Cache = tuple[jax.Array, ...]
 Step = Callable[..., tuple[jax.Array, Cache, Cache]]
 
 _MASKED = np.float32(-1e30)
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 _WINDOW_WRITE = lax.ScatterDimensionNumbers(
     update_window_dims=(1, 2, 3), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 2)
 )
@@ -34,11 +40,11 @@ def build_step(config: ModelConfig, weights: StepWeights) -> Step:
     """The step function of one model, ready for `jax.jit`.
 
     Its arguments are `(arrays, keys, values, tokens, slots, starts, counts, window)`:
-    arrays in the order of `weights.arguments()`; keys and values one float32 array
-    `(N, kv_heads, C, head_dim)` per layer; int32 tokens `(B, S)`; and per row the slot it
-    belongs to, the position of its first token and how many of its tokens count, each `(B,)`.
-    `window` is `0 … P-1`: the positions attended to, so that a short prompt does not pay for a
-    long cache.
+    arrays in the order of `weights.arguments()`; keys and values one array
+    `(N, kv_heads, C, head_dim)` per layer, of the type that the cache has; int32 tokens
+    `(B, S)`; and per row the slot it belongs to, the position of its first token and how many
+    of its tokens count, each `(B,)`. `window` is `0 … P-1`: the positions attended to, so that
+    a short prompt does not pay for a long cache.
 
     Rows have distinct slots, and every counted position is below P. A row with
     `starts + S > C` writes nothing; what a row writes past its count must be overwritten
@@ -58,40 +64,86 @@ def build_step(config: ModelConfig, weights: StepWeights) -> Step:
         counts: jax.Array,
         window: jax.Array,
     ) -> tuple[jax.Array, Cache, Cache]:
-        named = dict(zip(names, arrays, strict=True))
-        hidden = weights.embed(named, tokens)
-
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return _rms_norm(x, weights.vector(named, name), config)
-
+        model = _Decoder(config, weights, dict(zip(names, arrays, strict=True)))
+        hidden = model.embed(tokens)
         positions = starts[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-        turn = _rotation(positions, config)
-        seen = window[None, None, :] <= positions[:, :, None]
-        mask = jnp.where(seen, np.float32(0), _MASKED)[:, None, None]
+        kinds = sorted({config.has_window(index) for index in range(config.layers)})
+        turns = {kind: _rotation(positions, config, windowed=kind) for kind in kinds}
+        masks = {kind: _mask(positions, window, config, windowed=kind) for kind in kinds}
         new_keys, new_values = [], []
         for index in range(config.layers):
-            normed = norm(hidden, layer_tensor(index, "input_layernorm"))
-            query, key, value = (
-                _heads(part, config.head_dim) for part in weights.linear(named, normed, index, QKV)
-            )
+            turn, mask = turns[config.has_window(index)], masks[config.has_window(index)]
+            query, key, value = model.project(hidden, index)
             key_cache = _write(keys[index], turn(key), slots, starts)
             value_cache = _write(values[index], value, slots, starts)
             new_keys.append(key_cache)
             new_values.append(value_cache)
             prefix = (_read(key_cache, slots, window), _read(value_cache, slots, window))
-            mixed = _attend(turn(query), *prefix, mask)
-            hidden = hidden + weights.linear(named, mixed, index, ("self_attn.o_proj",))[0]
-            normed = norm(hidden, layer_tensor(index, "post_attention_layernorm"))
-            gate, up = weights.linear(named, normed, index, GATE_UP)
-            inner = jax.nn.silu(gate) * up
-            hidden = hidden + weights.linear(named, inner, index, ("mlp.down_proj",))[0]
+            scaled = turn(query) * np.float32(config.score_scale)
+            hidden = model.add_attention(hidden, _attend(scaled, *prefix, mask), index)
+            hidden = model.add_feed_forward(hidden, index)
         last = jnp.take_along_axis(
             hidden, (counts - 1)[:, None, None], axis=1, mode="promise_in_bounds"
         )
-        logits = weights.head(named, norm(last[:, 0], FINAL_NORM))
+        logits = weights.head(model.named, model.norm(last[:, 0], FINAL_NORM))
         return logits, tuple(new_keys), tuple(new_values)
 
     return step
+
+
+class _Decoder:
+    """The parts of a layer that know no positions; hidden is float32 `(B, S, hidden)`."""
+
+    def __init__(self, config: ModelConfig, weights: StepWeights, named: Named) -> None:
+        self.config = config
+        self.weights = weights
+        self.named = named
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """The rows of the tokens."""
+        rows = self.weights.embed(self.named, tokens)
+        scale = self.config.embedding_scale
+        return rows if scale == 1 else rows * np.float32(scale)
+
+    def norm(self, x: jax.Array, name: str) -> jax.Array:
+        """RMSNorm (Zhang and Sennrich, 2019) over the last axis."""
+        weight = self.weights.vector(self.named, name)
+        if self.config.norm_offset:
+            weight = weight + np.float32(1)
+        return _rms_norm(x, weight, self.config)
+
+    def project(self, hidden: jax.Array, layer: int) -> list[jax.Array]:
+        """Queries, keys and values, each `(B, S, heads, head_dim)`."""
+        normed = self.norm(hidden, layer_tensor(layer, "input_layernorm"))
+        parts = self.weights.linear(self.named, normed, layer, QKV)
+        if self.config.qkv_bias:
+            parts = [
+                part + self.weights.vector(self.named, layer_bias(layer, name))
+                for part, name in zip(parts, QKV, strict=True)
+            ]
+        query, key, value = (_heads(part, self.config.head_dim) for part in parts)
+        if self.config.qk_norm:
+            query = self.norm(query, layer_tensor(layer, "self_attn.q_norm"))
+            key = self.norm(key, layer_tensor(layer, "self_attn.k_norm"))
+        return [query, key, value]
+
+    def add_attention(self, hidden: jax.Array, mixed: jax.Array, layer: int) -> jax.Array:
+        """`hidden` plus what attention has mixed."""
+        added = self.weights.linear(self.named, mixed, layer, ("self_attn.o_proj",))[0]
+        if self.config.post_norms:
+            added = self.norm(added, layer_tensor(layer, "post_attention_layernorm"))
+        return hidden + added
+
+    def add_feed_forward(self, hidden: jax.Array, layer: int) -> jax.Array:
+        """`hidden` plus its gated linear unit (Shazeer, 2020)."""
+        before = "pre_feedforward" if self.config.post_norms else "post_attention"
+        normed = self.norm(hidden, layer_tensor(layer, f"{before}_layernorm"))
+        gate, up = self.weights.linear(self.named, normed, layer, GATE_UP)
+        inner = _ACTIVATIONS[self.config.activation](gate) * up
+        added = self.weights.linear(self.named, inner, layer, ("mlp.down_proj",))[0]
+        if self.config.post_norms:
+            added = self.norm(added, layer_tensor(layer, "post_feedforward_layernorm"))
+        return hidden + added
 
 
 def _rms_norm(inputs: jax.Array, weight: jax.Array, config: ModelConfig) -> jax.Array:
@@ -99,18 +151,39 @@ def _rms_norm(inputs: jax.Array, weight: jax.Array, config: ModelConfig) -> jax.
     return weight * (inputs * lax.rsqrt(mean_square + np.float32(config.norm_eps)))
 
 
-def _rotation(positions: jax.Array, config: ModelConfig) -> Callable[[jax.Array], jax.Array]:
+def _rotation(
+    positions: jax.Array, config: ModelConfig, *, windowed: bool
+) -> Callable[[jax.Array], jax.Array]:
     """The rotary embedding at `positions (B, S)`, applied to `(B, S, heads, head_dim)`."""
-    exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    frequencies = np.asarray(config.rope_theta**-exponents, np.float32)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
+    turns = frequencies(config, windowed=windowed).astype(np.float32)
+    angles = positions[..., None].astype(jnp.float32) * turns
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    scale = amplitude(config, windowed=windowed)
+    if scale != 1:
+        cos, sin = cos * np.float32(scale), sin * np.float32(scale)
 
     def turn(heads: jax.Array) -> jax.Array:
-        first, second = jnp.split(heads, 2, axis=-1)
+        if config.turning < config.head_dim:
+            turning, still = jnp.split(heads, [config.turning], axis=-1)
+            return jnp.concatenate([rotated(turning), still], axis=-1)
+        return rotated(heads)
+
+    def rotated(turning: jax.Array) -> jax.Array:
+        first, second = jnp.split(turning, 2, axis=-1)
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
     return turn
+
+
+def _mask(
+    positions: jax.Array, window: jax.Array, config: ModelConfig, *, windowed: bool
+) -> jax.Array:
+    """What is added to scores, `(B, 1, 1, S, P)`: 0, or a huge negative number where hidden."""
+    at, key = positions[:, :, None], window[None, None, :]
+    seen = key <= at
+    if windowed:
+        seen &= at - key < config.window
+    return jnp.where(seen, np.float32(0), _MASKED)[:, None, None]
 
 
 def _heads(x: jax.Array, size: int) -> jax.Array:
@@ -121,7 +194,7 @@ def _heads(x: jax.Array, size: int) -> jax.Array:
 def _write(cache: jax.Array, new: jax.Array, slots: jax.Array, starts: jax.Array) -> jax.Array:
     """`cache` with `new (B, S, kv_heads, head_dim)` at each row's slot and start."""
     where = jnp.stack([slots, starts], axis=1)
-    update = jnp.swapaxes(new, 1, 2)
+    update = jnp.swapaxes(new, 1, 2).astype(cache.dtype)
     return lax.scatter(
         cache, where, update, _WINDOW_WRITE, unique_indices=True, mode="promise_in_bounds"
     )
@@ -134,13 +207,11 @@ def _read(cache: jax.Array, slots: jax.Array, window: jax.Array) -> jax.Array:
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Grouped-query attention; `(B, S, heads * head_dim)`."""
+    """Grouped-query attention of scaled queries; `(B, S, heads * head_dim)`."""
     rows, length, heads, size = query.shape
     groups = key.shape[1]
-    scaled = query * np.float32(size**-0.5)
-    grouped = scaled.reshape(rows, length, groups, heads // groups, size)
-    exact = lax.Precision.HIGHEST
-    scores = jnp.einsum("bsghd,bgpd->bghsp", grouped, key, precision=exact) + mask
+    grouped = query.reshape(rows, length, groups, heads // groups, size)
+    scores = multiply("bsghd,bgpd->bghsp", grouped, key) + mask
     shares = jax.nn.softmax(scores, axis=-1)
-    mixed = jnp.einsum("bghsp,bgpd->bsghd", shares, value, precision=exact)
+    mixed = multiply("bghsp,bgpd->bsghd", shares, value)
     return mixed.reshape(rows, length, heads * size)

@@ -12,7 +12,12 @@ from fungible.artifacts.tensors import Region
 # Opset 23 is the first with RMSNormalization and RotaryEmbedding; IR 11 belongs to it.
 OPSET = 23
 IR_VERSION = 11
-_ELEMENT_TYPES = {"F32": TensorProto.FLOAT, "I8": TensorProto.INT8}
+_ELEMENT_TYPES = {
+    "F32": TensorProto.FLOAT,
+    "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "I8": TensorProto.INT8,
+}
 
 
 class GraphWriter:

@@ -11,7 +11,10 @@ from fungible.artifacts.model_config import EncoderConfig, ModelConfig
 from fungible.errors import ArtifactError, DiskError
 
 MANIFEST = "manifest.json"
-VARIANTS = ("f32", "int8", "int4", "int4-naive")
+REFERENCE = "f32"
+VARIANTS = (REFERENCE, "bf16", "f16", "int8", "int4", "int4-naive")
+# What is built when nothing is asked for.
+DEFAULT_VARIANTS = (REFERENCE, "int8", "int4", "int4-naive")
 _CHUNK = 1 << 20
 
 
@@ -30,6 +33,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         mean_kl: Mean Kullback-Leibler divergence KL(reference ‖ variant), in nats.
         top1_agreement: Share of positions whose most likely token is the same.
         max_abs_diff: Largest difference between two logits.
+        mean_abs_diff: Mean difference of logits, without sign.
+        perplexity: Of the variant on that text; exp of the mean negative log-likelihood.
+        reference_perplexity: Of the reference on it.
     """
 
     reference: str
@@ -37,6 +43,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     mean_kl: float
     top1_agreement: float
     max_abs_diff: float
+    mean_abs_diff: float
+    perplexity: float
+    reference_perplexity: float
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +55,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         quantisation: How the weights are stored, in words.
         size: Bytes of all files.
         files: Path relative to the artifact's directory -> digest.
-        parity: Distance from `f32`; `None` for `f32` itself.
+        parity: Distance from `f32`, both in ONNX Runtime on a CPU; `None` for `f32` itself.
         runtimes: Runtimes that can execute it.
     """
 

@@ -12,7 +12,11 @@ from fungible.artifacts.tensors import Region
 
 
 class FloatWeights:
-    """Float32 in Hugging Face layout `[out, in]`; `Gemm` transposes, so one copy is enough."""
+    """Floating-point in Hugging Face layout `[out, in]`; `Gemm` transposes: one copy is enough.
+
+    Matrices of two bytes are cast to float32, in which every product is computed; runtimes do
+    that once, when they load the graph.
+    """
 
     def __init__(self, config: ModelConfig, regions: Mapping[str, Region]) -> None:
         self._head = EMBEDDING if config.tied_embeddings else LM_HEAD
@@ -20,21 +24,31 @@ class FloatWeights:
 
     def embed(self, graph: GraphWriter, ids: str) -> str:
         """See `Weights.embed`."""
-        return graph.op("Gather", self.norm(graph, EMBEDDING), ids, axis=0)
+        rows = graph.op(
+            "Gather", graph.external(EMBEDDING, [self._regions[EMBEDDING]]), ids, axis=0
+        )
+        return self._opened(graph, rows, EMBEDDING)
 
     def norm(self, graph: GraphWriter, name: str) -> str:
         """See `Weights.norm`."""
-        return graph.external(name, [self._regions[name]])
+        return self._opened(graph, graph.external(name, [self._regions[name]]), name)
 
     def linear(self, graph: GraphWriter, x: str, layer: int, parts: tuple[str, ...]) -> str:
         """See `Weights.linear`; neighbours in the file are used as one matrix."""
-        regions = [self._regions[layer_tensor(layer, part)] for part in parts]
+        names = [layer_tensor(layer, part) for part in parts]
+        regions = [self._regions[name] for name in names]
         weight = graph.external(group_name(layer, parts), regions)
-        return graph.op("Gemm", x, weight, transB=1)
+        return graph.op("Gemm", x, self._opened(graph, weight, names[0]), transB=1)
 
     def head(self, graph: GraphWriter, x: str, output: str) -> str:
         """See `Weights.head`."""
         return graph.op("Gemm", x, self.norm(graph, self._head), transB=1, output=output)
+
+    def _opened(self, graph: GraphWriter, value: str, name: str) -> str:
+        """`value`, stored as the tensor `name` is, in float32."""
+        if self._regions[name].spec.dtype == "F32":
+            return value
+        return graph.op("Cast", value, to=TensorProto.FLOAT)
 
 
 class QuantisedWeights:

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from fungible.artifacts.manifest import Parity
+from fungible.artifacts.manifest import REFERENCE, Parity
 from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.session import all_logits, open_session
 
-REFERENCE = "f32"
 TOKENS = 128
 _THREADS = 2
 # Prose, arithmetic, code and a list: short, and written for this purpose.
@@ -46,18 +45,30 @@ def variant_logits(
     return all_logits(session, config, tokens)
 
 
-def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Parity:
-    """Distance between two arrays of logits `(S, vocab)`."""
+def compare(
+    reference: NDArray[np.float32], candidate: NDArray[np.float32], tokens: NDArray[np.int64]
+) -> Parity:
+    """Distance between two arrays of logits `(S, vocab)`, each after one of the tokens `(S,)`."""
     expected, found = _log_softmax(reference), _log_softmax(candidate)
     divergence = (np.exp(expected) * (expected - found)).sum(axis=-1)
     same = expected.argmax(axis=-1) == found.argmax(axis=-1)
+    difference = np.abs(reference - candidate)
     return Parity(
         reference=REFERENCE,
         tokens=len(reference),
         mean_kl=float(divergence.mean()),
         top1_agreement=float(same.mean()),
-        max_abs_diff=float(np.abs(reference - candidate).max()),
+        max_abs_diff=float(difference.max()),
+        mean_abs_diff=float(difference.mean()),
+        perplexity=_perplexity(found, tokens),
+        reference_perplexity=_perplexity(expected, tokens),
     )
+
+
+def _perplexity(log_shares: NDArray[np.float64], tokens: NDArray[np.int64]) -> float:
+    """Of the tokens after the first, each given those before it."""
+    likelihoods = log_shares[np.arange(len(tokens) - 1), tokens[1:]]
+    return float(np.exp(-likelihoods.mean())) if len(tokens) > 1 else 1.0
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

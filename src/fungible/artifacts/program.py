@@ -7,6 +7,11 @@ import msgspec
 from fungible.errors import ArtifactError
 
 PROGRAM = "stablehlo.json"
+# openxla.org/stablehlo/compatibility; docs.jax.dev/en/latest/export, "Compatibility guarantees".
+COMPATIBILITY = (
+    "StableHLO portable artifact: read by releases up to 5 years newer and 2 years older; "
+    "jax.export wrapper: by JAX up to 6 months newer and 3 weeks older"
+)
 
 
 class Argument(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +40,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         stablehlo_version: Oldest StableHLO that reads the module.
         jax_version: JAX that exported it.
         calling_convention: Version of `jax.export`'s calling convention.
+        platforms: Platforms that the module was exported for: it is the same for all of them.
+        compatibility: How long other releases read it, as their makers state it.
     """
 
     format: int = 1
@@ -50,6 +57,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     stablehlo_version: str
     jax_version: str
     calling_convention: int
+    platforms: tuple[str, ...] = ("cpu",)
+    compatibility: str = COMPATIBILITY
 
 
 def load_program(folder: Path) -> Program:

@@ -9,7 +9,8 @@ Three files beside the weights, which the program takes as arguments:
 - `stablehlo.json`: a `Program`, so that a host without JAX knows what to pass.
 
 The module names no platform and calls nothing outside the StableHLO opset except
-`shape_assertion`, which refuses sizes that the program was not exported for.
+`shape_assertion`, which refuses sizes that the program was not exported for. It is therefore
+the same for every platform; `PLATFORMS` are those for which the tests check that.
 """
 
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ import jax.numpy as jnp
 import msgspec
 from jax import export
 
-from fungible.artifacts.checkpoint import expected_tensors
 from fungible.artifacts.decoder_step import build_step
 from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.program import PROGRAM, Argument, Program
-from fungible.artifacts.step_weights import FloatStepWeights
+from fungible.artifacts.step_weights import FloatStepWeights, StepWeights
+from fungible.artifacts.tensors import PROGRAM_TYPES
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _SYMBOLS = "B, S, N, C, P"
 _CONSTRAINTS = ("C >= P", "C >= S", "N >= B")
 _MEANING = {
@@ -38,20 +40,24 @@ _MEANING = {
 }
 
 
-def export_programs(config: ModelConfig, out_dir: Path) -> list[str]:
+def export_programs(
+    config: ModelConfig, out_dir: Path, weights: StepWeights | None = None
+) -> list[str]:
     """Write the step's program for every deployment size; the names of the files written.
 
     Args:
-        config: The model's shape; weights are not needed.
+        config: The model's shape; its values are not needed.
         out_dir: The variant's folder, such as `f32`, where `model.safetensors` is.
+        weights: How the variant stores them; float32 by default.
     """
-    exported = export_step(config)
+    weights = weights or FloatStepWeights(config)
+    exported = export_step(config, weights=weights)
     portable = bytes(exported.mlir_module_serialized)
     program = Program(
         module="step.stablehlo",
         jax_export="step.jax_export",
-        arguments=_arguments(config),
-        results=_results(config),
+        arguments=_arguments(config, weights),
+        results=_results(config, weights),
         symbols=_MEANING,
         constraints=list(_CONSTRAINTS),
         layers=config.layers,
@@ -60,6 +66,7 @@ def export_programs(config: ModelConfig, out_dir: Path) -> list[str]:
         stablehlo_version=_portable_version(portable),
         jax_version=jax.__version__,
         calling_convention=exported.calling_convention_version,
+        platforms=PLATFORMS,
     )
     contents = {
         program.module: portable,
@@ -71,12 +78,15 @@ def export_programs(config: ModelConfig, out_dir: Path) -> list[str]:
     return list(contents)
 
 
-def export_step(config: ModelConfig, platform: str = "cpu") -> export.Exported:
+def export_step(
+    config: ModelConfig, platform: str = "cpu", weights: StepWeights | None = None
+) -> export.Exported:
     """The exported step with symbolic sizes; the same module whatever `platform` is.
 
     Exporting for one platform keeps the module free of the per-platform branches that a
     multi-platform export adds to each product; the platform check is switched off instead.
     """
+    weights = weights or FloatStepWeights(config)
     sizes = export.symbolic_shape(_SYMBOLS, constraints=_CONSTRAINTS)
     symbols = dict(zip(_MEANING, sizes, strict=True))
 
@@ -84,18 +94,17 @@ def export_step(config: ModelConfig, platform: str = "cpu") -> export.Exported:
         shape = tuple(symbols.get(str(size), size) for size in argument.shape)
         return jax.ShapeDtypeStruct(shape, jnp.dtype(argument.dtype))
 
-    arguments = _arguments(config)
-    weights = len(expected_tensors(config))
-    flat = [shaped(argument) for argument in arguments]
-    caches = weights + config.layers, weights + 2 * config.layers
+    flat = [shaped(argument) for argument in _arguments(config, weights)]
+    first = len(weights.arguments())
+    caches = first + config.layers, first + 2 * config.layers
     grouped = (
-        tuple(flat[:weights]),
-        tuple(flat[weights : caches[0]]),
+        tuple(flat[:first]),
+        tuple(flat[first : caches[0]]),
         tuple(flat[caches[0] : caches[1]]),
         *flat[caches[1] :],
     )
     exporter = export.export(
-        jax.jit(build_step(config, FloatStepWeights(config))),
+        jax.jit(build_step(config, weights)),
         platforms=[platform],
         disabled_checks=[export.DisabledSafetyCheck.platform()],
     )
@@ -116,10 +125,10 @@ def _no_source_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def _arguments(config: ModelConfig) -> list[Argument]:
-    weights = [
-        Argument(name=name, dtype="float32", shape=list(shape))
-        for name, shape in expected_tensors(config).items()
+def _arguments(config: ModelConfig, weights: StepWeights) -> list[Argument]:
+    stored = [
+        Argument(name=name, dtype=PROGRAM_TYPES[spec.dtype], shape=list(spec.shape))
+        for name, spec in weights.arguments().items()
     ]
     inputs: dict[str, list[int | str]] = {
         "tokens": ["B", "S"],
@@ -129,18 +138,18 @@ def _arguments(config: ModelConfig) -> list[Argument]:
         "window": ["P"],
     }
     steps = [Argument(name=name, dtype="int32", shape=shape) for name, shape in inputs.items()]
-    return weights + _caches(config) + steps
+    return stored + _caches(config, weights) + steps
 
 
-def _results(config: ModelConfig) -> list[Argument]:
+def _results(config: ModelConfig, weights: StepWeights) -> list[Argument]:
     logits = Argument(name="logits", dtype="float32", shape=["B", config.vocab])
-    return [logits, *_caches(config)]
+    return [logits, *_caches(config, weights)]
 
 
-def _caches(config: ModelConfig) -> list[Argument]:
+def _caches(config: ModelConfig, weights: StepWeights) -> list[Argument]:
     shape: list[int | str] = ["N", config.kv_heads, "C", config.head_dim]
     return [
-        Argument(name=f"{kind}.{layer}", dtype="float32", shape=shape)
+        Argument(name=f"{kind}.{layer}", dtype=weights.cache_dtype, shape=shape)
         for kind in ("keys", "values")
         for layer in range(config.layers)
     ]

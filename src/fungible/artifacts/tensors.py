@@ -21,6 +21,14 @@ from fungible.errors import ArtifactError
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
 _MAX_HEADER = 100_000_000
+# safetensors' name of a type -> that of StableHLO programs, which is also numpy's.
+PROGRAM_TYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I8": "int8",
+    "U8": "uint8",
+}
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

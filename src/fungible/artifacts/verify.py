@@ -8,8 +8,8 @@ import msgspec
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fungible.artifacts.manifest import Manifest, Parity, hash_file, load_manifest
-from fungible.artifacts.parity import REFERENCE, compare, parity_tokens, variant_logits
+from fungible.artifacts.manifest import REFERENCE, Manifest, Parity, hash_file, load_manifest
+from fungible.artifacts.parity import compare, parity_tokens, variant_logits
 from fungible.errors import ArtifactError
 
 Progress = Callable[[str, int, int], None]
@@ -118,7 +118,7 @@ def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> lis
         measured = None
         if variant.parity is not None:
             logits = variant_logits(artifact, name, manifest.config, tokens)
-            measured = compare(reference, logits)
+            measured = compare(reference, logits, tokens)
             problems += _drift(variant.parity, measured)
         checks.append(
             VariantCheck(

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax.experimental.compilation_cache import compilation_cache
 from numpy.typing import NDArray
 
 from fungible.artifacts.program import PROGRAM, Program, load_program
-from fungible.artifacts.tensors import TensorFile
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.xla_compile import StepCompiler
+from fungible.engine.runtimes.xla_fork import copy_prefix, smallest, zero_caches
 from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
+from fungible.engine.runtimes.xla_weights import load_weights
 from fungible.errors import (
     ArtifactError,
     ContextLengthError,
@@ -36,10 +36,12 @@ from fungible.errors import (
 )
 
 _PLUGINS: Final = {
-    "cuda": "pip install 'jax[cuda12]'",
+    "cuda": "pip install 'jax[cuda13]'",
     "rocm": "pip install 'jax[rocm7-local]'",
     "tpu": "pip install 'jax[tpu]'",
 }
+# Steps that a score has in flight.
+_AHEAD: Final = 4
 
 
 class XLARuntime:
@@ -47,7 +49,7 @@ class XLARuntime:
 
     Args:
         artifact: Artifact directory.
-        variant: A variant with a StableHLO program: `f32`.
+        variant: A variant with a StableHLO program.
         target: `xla:DEVICE`; a device other than `cpu` needs its PJRT plugin.
         slots: Requests held at once.
         context: Tokens per slot.
@@ -82,15 +84,14 @@ class XLARuntime:
         device = _open_device(target, threads)
         _use_compilation_cache(artifact.parent / ".cache" / "xla")
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
-        self._plan = ShapePlan(slots, context)
+        self._plan = ShapePlan(slots, context, accelerator=device.platform != "cpu")
         self._lengths = [0] * slots
-        self._weights = _load_weights(folder / "model.safetensors", program, device)
-        cache = next(item for item in program.arguments if item.name == "keys.0")
-        shape = tuple({"N": slots, "C": context}.get(str(n), n) for n in cache.shape)
-        zeros = [jnp.zeros(shape, jnp.float32, device=device) for _ in range(2 * program.layers)]
-        self._keys = tuple(zeros[: program.layers])
-        self._values = tuple(zeros[program.layers :])
+        self._weights = load_weights(folder / "model.safetensors", program, device)
+        caches = [one for one in program.arguments if one.name.startswith(("keys.", "values."))]
+        zeros = zero_caches(caches, {"N": slots, "C": context}, device)
+        self._keys, self._values = zeros[: program.layers], zeros[program.layers :]
         self._device = device
+        self._windows: dict[int, jax.Array] = {}
         state = (self._weights, self._keys, self._values)
         self._compiler = StepCompiler(_load_step(folder, program), state, device)
         self._compiler.start(self._plan.first(), self._plan.all())
@@ -132,15 +133,68 @@ class XLARuntime:
             self._lengths[slot] += 1
         return logits[: len(slots)]
 
+    def score(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        """See `Runtime.score`: one step a token, as the program has logits for the last only.
+
+        Raises:
+            ContextLengthError: The slot has no room for them.
+            EngineError: XLA failed.
+            InputError: There are no tokens.
+        """
+        if len(tokens) == 0:
+            raise InputError("no tokens to score", hint="a prompt has at least one token")
+        self._require_room(slot, len(tokens))
+        found = np.empty((len(tokens), self.limits.vocab), np.float32)
+        pending: list[Any] = []
+        for index in range(len(tokens)):
+            shape = self._plan.fit(1, 1, self._lengths[slot] + 1)
+            pending.append(self._step(shape, [slot], tokens[None, index : index + 1]))
+            self._lengths[slot] += 1
+            # A few steps ahead of the device, so that it never waits for this side.
+            if index >= _AHEAD:
+                found[index - _AHEAD] = np.asarray(pending.pop(0))[0]
+        for index, logits in enumerate(pending, start=len(tokens) - len(pending)):
+            found[index] = np.asarray(logits)[0]
+        return found
+
+    def fork(self, source: int, slot: int, length: int) -> None:
+        """See `Runtime.fork`.
+
+        Raises:
+            EngineError: XLA failed.
+            InputError: The slot is not empty, or `source` holds fewer tokens.
+        """
+        self._require_room(slot, 0)
+        if self._lengths[slot]:
+            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens; it must be empty")
+        self._require_held(source, length)
+        rows = jax.device_put(np.array([source, slot], np.int32), self._device)
+        caches = (*self._keys, *self._values)
+        try:
+            copied = copy_prefix(caches, rows, window=smallest(self._plan.windows, length))
+        except jax.errors.JaxRuntimeError as error:
+            raise EngineError(f"XLA failed to copy {length} tokens: {error}") from error
+        self._keys, self._values = copied[: len(self._keys)], copied[len(self._keys) :]
+        self._lengths[slot] = length
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `Runtime.truncate`: what stays in the cache is overwritten before it is read.
+
+        Raises:
+            InputError: The slot holds fewer tokens.
+        """
+        self._require_held(slot, length)
+        self._lengths[slot] = length
+
     def release(self, slot: int) -> None:
         """Empty a slot."""
-        self._require_room(slot, 0)
-        self._lengths[slot] = 0
+        self.truncate(slot, 0)
 
     def close(self) -> None:
         """Free memory and stop compiling; the runtime is not used afterwards."""
         self._compiler.close()
         self._weights, self._keys, self._values = (), (), ()
+        self._windows.clear()
 
     def _step(self, shape: StepShape, slots: Sequence[int], tokens: NDArray[np.int64]) -> Any:  # noqa: ANN401
         """Run one step; `tokens (len(slots), at most shape.length)` are padded to the shape.
@@ -155,18 +209,30 @@ class XLARuntime:
         padded[: tokens.shape[0], : tokens.shape[1]] = tokens
         starts = np.array([self._lengths[slot] for slot in rows], np.int32)
         counts = np.full(shape.rows, tokens.shape[1], np.int32)
-        window = np.arange(shape.window, dtype=np.int32)
-        inputs = (padded, np.array(rows, np.int32), starts, counts, window)
+        inputs = (padded, np.array(rows, np.int32), starts, counts)
         try:
             logits, self._keys, self._values = step(
                 self._weights,
                 self._keys,
                 self._values,
-                *(jax.device_put(array, self._device) for array in inputs),
+                *jax.device_put(inputs, self._device),
+                self._window(shape.window),
             )
         except jax.errors.JaxRuntimeError as error:
             raise EngineError(f"XLA failed in a step of {shape}: {error}") from error
         return logits
+
+    def _window(self, size: int) -> jax.Array:
+        """The positions 0 … size-1 on the device."""
+        if size not in self._windows:
+            window = np.arange(size, dtype=np.int32)
+            self._windows[size] = jax.device_put(window, self._device)
+        return self._windows[size]
+
+    def _require_held(self, slot: int, length: int) -> None:
+        self._require_room(slot, 0)
+        if not 0 <= length <= self._lengths[slot]:
+            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")
 
     def _require_room(self, slot: int, count: int) -> None:
         if not 0 <= slot < self.limits.slots:
@@ -205,8 +271,10 @@ def _load_step(folder: Path, program: Program) -> export.Exported:
 
 def _open_device(target: Target, threads: int) -> jax.Device:
     """The first device of the target's platform; other platforms are not initialised."""
-    os.environ["PJRT_NPROC"] = str(threads)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if target.device == "cpu":
+        os.environ["PJRT_NPROC"] = str(threads)
+    else:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", target.device)
     try:
@@ -215,26 +283,6 @@ def _open_device(target: Target, threads: int) -> jax.Device:
         jax.config.update("jax_platforms", before)
         hint = _PLUGINS.get(target.device, f"install a PJRT plugin for {target.device}")
         raise UnavailableError(f"{target}: JAX finds no such device: {error}", hint=hint) from error
-
-
-def _load_weights(path: Path, program: Program, device: jax.Device) -> tuple[jax.Array, ...]:
-    """The program's weights on the device; on a CPU they stay where the file is mapped."""
-    file = TensorFile(path)
-    mapped = np.memmap(path, np.uint8, mode="r")
-    weights = []
-    for argument in program.arguments:
-        if argument.name.startswith(("keys.", "values.")):
-            break
-        region = file.regions.get(argument.name)
-        if region is None or region.spec.dtype != "F32" or [*region.spec.shape] != argument.shape:
-            raise ArtifactError(
-                f"{path}: tensor {argument.name} is missing, or not float32 {argument.shape}",
-                hint="build the artifact again with `fungible artifact build`",
-            )
-        data = mapped[region.offset : region.offset + region.length]
-        view = data.view(np.float32).reshape(region.spec.shape)
-        weights.append(jax.device_put(view, device, may_alias=True))
-    return tuple(weights)
 
 
 def _use_compilation_cache(root: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _LENGTHS = (1, 16, 64, 128)
+_LONG_LENGTHS = (1, 64, 256, 1024)
 _FIRST_WINDOW = 256
 # A step reads every weight once, whatever its length; on the CPUs measured that takes as
 # long as this many tokens of arithmetic.
@@ -24,11 +25,18 @@ class StepShape(NamedTuple):
 
 
 class ShapePlan:
-    """The sizes for a cache of `slots` times `context` tokens."""
+    """The sizes for a cache of `slots` times `context` tokens.
 
-    def __init__(self, slots: int, context: int) -> None:
+    Args:
+        slots: Requests at once.
+        context: Tokens per slot.
+        accelerator: The device does hundreds of tokens of arithmetic while it reads the weights.
+    """
+
+    def __init__(self, slots: int, context: int, *, accelerator: bool = False) -> None:
         self.context = context
-        self.lengths = tuple(length for length in _LENGTHS if length <= context)
+        lengths = _LONG_LENGTHS if accelerator else _LENGTHS
+        self.lengths = tuple(length for length in lengths if length <= context)
         # Two rows cost nearly what four cost: a product of a few rows packs its weights first.
         self.rows = tuple(_doubling(4, slots, first=1))
         self.windows = tuple(_doubling(_FIRST_WINDOW, context))
