@@ -4,17 +4,13 @@ The key/value cache is a `SlotCache`; inputs and outputs are its buffers, used i
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fungible.artifacts.manifest import load_manifest
 from fungible.artifacts.model_config import ModelConfig
 from fungible.contract.target import Target
-from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.base import RuntimeLimits
 from fungible.engine.runtimes.slot_cache import GraphStep, SlotCache
 from fungible.errors import ArtifactError, EngineError, InputError, UnavailableError
 
@@ -27,7 +23,7 @@ _DEVICES: Final = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 _BOILERPLATE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Summary", "-- Conv")
 
 
-class OpenVINORuntime:
+class OpenVINORuntime(SlotCache):
     """Runs one variant of an artifact; see `Runtime`.
 
     Args:
@@ -61,38 +57,14 @@ class OpenVINORuntime:
         model = _compile(core, artifact / variant / "model.onnx", device, threads)
         self._request: Any = model.create_infer_request()
         self._bound: GraphStep | None = None
-        self._slots = SlotCache(config, self.limits, self._run)
-
-    def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
-        """See `Runtime.prefill` and what `SlotCache.prefill` raises."""
-        return self._slots.prefill(slot, tokens)
-
-    def decode(self, slots: Sequence[int], tokens: NDArray[np.int64]) -> Logits:
-        """See `Runtime.decode` and what `SlotCache.decode` raises."""
-        return self._slots.decode(slots, tokens)
-
-    def score(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
-        """See `Runtime.score` and what `SlotCache.score` raises."""
-        return self._slots.score(slot, tokens)
-
-    def fork(self, source: int, slot: int, length: int) -> None:
-        """See `Runtime.fork` and what `SlotCache.fork` raises."""
-        self._slots.fork(source, slot, length)
-
-    def truncate(self, slot: int, length: int) -> None:
-        """See `Runtime.truncate` and what `SlotCache.truncate` raises."""
-        self._slots.truncate(slot, length)
-
-    def release(self, slot: int) -> None:
-        """See `Runtime.release`."""
-        self._slots.release(slot)
+        super().__init__(config, self.limits, self._execute)
 
     def close(self) -> None:
         """See `Runtime.close`."""
         self._request = self._bound = None
-        self._slots.close()
+        super().close()
 
-    def _run(self, step: GraphStep) -> None:
+    def _execute(self, step: GraphStep) -> None:
         if self._request is None:
             raise ValueError("the runtime is closed")
         try:
