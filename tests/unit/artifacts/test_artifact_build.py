@@ -141,7 +141,7 @@ def test_progress_runs_from_nothing_to_all_in_every_stage(tmp_path: Path) -> Non
     store = ArtifactStore(tmp_path / "store")
     build_artifact(source, store, progress=lambda *at: seen.append(at))
     stages = {stage for stage, _, _ in seen}
-    assert {"write f32", "export StableHLO", "write int4-naive", "measure parity"} <= stages
+    assert {"write f32", "export StableHLO of int8", "write int4-naive", "measure parity"} <= stages
     assert all(0 <= done <= total for _, done, total in seen)
     assert ("measure parity", 4, 4) in seen
 
