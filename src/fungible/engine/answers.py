@@ -26,6 +26,16 @@ def repeated(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     ]
 
 
+def _named(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    """The requests, told apart by name when there are several."""
+    if len(requests) == 1:
+        return list(requests)
+    return [
+        msgspec.structs.replace(request, request_id=f"{request.request_id}-{at}")
+        for at, request in enumerate(requests)
+    ]
+
+
 class AnswerGroup:
     """Generations that stand and fall together.
 
@@ -54,7 +64,7 @@ class AnswerGroup:
         self._open = set(range(len(requests)))
         self._generations: list[Generation] = []
         try:
-            for request in requests:
+            for request in _named(requests):
                 self._generations.append(scheduler.submit(request))
         except FungibleError:
             self.cancel()

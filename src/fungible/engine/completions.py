@@ -115,7 +115,9 @@ class CompletionsEndpoint:
         requests = [
             one
             for prompt in read
-            for one in repeated(_request(prompt, asked, settings, shown), settings.count)
+            for one in repeated(
+                _request(prompt, asked, settings, shown, request_id), settings.count
+            )
         ]
         return _Plan(
             prompts=read,
@@ -193,7 +195,11 @@ class _Answer:
 
 
 def _request(
-    prompt: BarePrompt, asked: CompletionRequest, settings: AnswerSettings, shown: Shown
+    prompt: BarePrompt,
+    asked: CompletionRequest,
+    settings: AnswerSettings,
+    shown: Shown,
+    request_id: str,
 ) -> GenerationRequest:
     echoed = asked.logprobs if shown.echo else None
     wanted = [one for one in (echoed, settings.prompt_logprobs) if one is not None]
@@ -208,6 +214,7 @@ def _request(
         stop_token_ids=settings.stop_token_ids,
         min_tokens=settings.min_tokens,
         prompt_logprobs=max(wanted, default=None),
+        request_id=request_id,
     )
 
 

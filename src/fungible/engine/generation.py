@@ -29,6 +29,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         min_tokens: No end token and no stop string ends the answer before this many tokens.
         constraint: What the answer's tokens must form, such as a JSON schema.
         prompt_logprobs: Alternatives to report for each prompt token; `None` reports none.
+        request_id: Names the answer in logs; the HTTP request's, with the answer's index after
+            it where there are several.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
+    request_id: str = ""
 
 
 class Output(msgspec.Struct, kw_only=True):

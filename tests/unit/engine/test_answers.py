@@ -22,6 +22,18 @@ def test_a_seed_grows_by_one_from_answer_to_answer() -> None:
     assert [one.sampling.seed for one in repeated(request(), 2)] == [None, None]
 
 
+async def test_answers_are_told_apart_by_name(tokenizer: ChatTokenizer) -> None:
+    named = GenerationRequest(prompt=PROMPT, request_id="req_1")
+    gate = threading.Semaphore(0)
+    async with running(tokenizer, gate=gate) as engine:
+        alone = AnswerGroup(engine.scheduler, [named], per_prompt=1)
+        both = AnswerGroup(engine.scheduler, [named, named], per_prompt=2)
+        names = [[one.request.request_id for one in group._generations] for group in (alone, both)]
+        alone.close()
+        both.close()
+    assert names == [["req_1"], ["req_1-0", "req_1-1"]]
+
+
 async def test_outputs_come_from_every_answer(tokenizer: ChatTokenizer) -> None:
     async with running(tokenizer, slots=2, next_token=script("abc")) as engine:
         group = AnswerGroup(engine.scheduler, [request()] * 3, per_prompt=3)

@@ -302,12 +302,12 @@ async def test_every_response_names_its_request(tokenizer: ChatTokenizer, path: 
     assert odd.headers["x-request-id"].startswith("req_")
 
 
-def with_id(app: Starlette, path: str, name: bytes) -> Call:
+def with_id(app: Starlette, path: str, name: bytes, body: object = None) -> Call:
     async def named(scope: Any, receive: Any, send: Any) -> None:
         scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", name)]}
         await app(scope, receive, send)
 
-    return Call(named, "POST", path, {})
+    return Call(named, "POST", path, body or {})
 
 
 async def test_tokens_of_a_text_and_back(tokenizer: ChatTokenizer) -> None:
@@ -345,3 +345,15 @@ async def test_bad_tokenize_requests(
         call = await engine.post(path, msgspec.json.encode(body)).done()
     assert call.status in (400, 404)
     assert call.json()["error"]["param"] == param
+
+
+async def test_answers_carry_the_requests_name(tokenizer: ChatTokenizer) -> None:
+    gate = threading.Semaphore(0)
+    async with completions_engine(tokenizer, gate=gate) as engine:
+        body = {"model": "tiny", "prompt": "hi ~"}
+        call = with_id(engine.app, "/v1/completions", b"client-7", body)
+        await until(lambda: engine.scheduler._active)
+        (sequence,) = engine.scheduler._active.values()
+        assert sequence.generation.request.request_id == "client-7"
+        gate.release(100)
+        await call.done()
