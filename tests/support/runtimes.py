@@ -16,7 +16,7 @@ from support.tiny_model import CONFIG, tiny_weights
 
 # What each runtime cannot be imported without.
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "xla": "jax", "iree": "iree"}
-SLOTS, CONTEXT = 4, 72
+SLOTS, CONTEXT = 4, 48
 NAMES = sorted(RUNTIMES)
 
 
