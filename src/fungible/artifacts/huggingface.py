@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungible.artifacts.checkpoint import (
+    GATE_UP,
+    QKV,
     Blocks4,
     check_config,
     expected_tensors,
 )
-from fungible.artifacts.model_config import ModelConfig
+from fungible.artifacts.families import FAMILIES
+from fungible.artifacts.huggingface_config import read_config
 from fungible.artifacts.tensors import TensorFile
 from fungible.artifacts.tokenizer_export import check_tokenizer
 from fungible.errors import ArtifactError
@@ -21,7 +24,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 class HuggingFaceCheckpoint:
-    """A directory as `save_pretrained` writes it, `LlamaForCausalLM` only.
+    """A directory as `save_pretrained` writes it, of one of `FAMILIES`.
 
     Raises:
         ArtifactError: A file or tensor is missing or malformed, or the model is of another
@@ -30,9 +33,11 @@ class HuggingFaceCheckpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.config = _read_config(directory / "config.json")
-        check_config(self.config, str(directory / "config.json"))
-        self._shapes = expected_tensors(self.config)
+        where = str(directory / "config.json")
+        self.config = read_config(_read_json(directory / "config.json"), where)
+        check_config(self.config, where)
+        fused = FAMILIES[self.config.family].fused
+        self._shapes, self._parts = _stored_tensors(expected_tensors(self.config), fused=fused)
         weights = _weight_files(directory)
         self._where = {name: file for file in weights for name in file.regions}
         self._check_tensors()
@@ -61,14 +66,16 @@ class HuggingFaceCheckpoint:
         for name in sorted(set(self._where) - set(self._shapes) - ignored):
             if not name.endswith("rotary_emb.inv_freq"):
                 raise ArtifactError(
-                    f"{self._where[name].path}: tensor {name} is not part of a plain llama model",
-                    hint="biases, adapters and experts are not supported by this version",
+                    f"{self._where[name].path}: tensor {name} is not part of a plain "
+                    f"{self.config.family} model",
+                    hint="other biases, adapters and experts are not supported by this version",
                 )
 
     def read(self, tensor: str) -> NDArray[np.float32]:
         """See `Checkpoint.read`."""
-        file = self._where[tensor]
-        values = file.read(tensor).astype(np.float32, copy=False)
+        stored, rows = self._parts.get(tensor, (tensor, slice(None)))
+        file = self._where[stored]
+        values = file.read(stored)[rows].astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise ArtifactError(f"{file.path}: tensor {tensor} is not finite")
         return values
@@ -77,6 +84,31 @@ class HuggingFaceCheckpoint:
         """See `Checkpoint.blocks4`: these weights are floats."""
         del tensor
         return None
+
+
+Shape = tuple[int, ...]
+
+
+def _stored_tensors(
+    shapes: dict[str, Shape], *, fused: bool
+) -> tuple[dict[str, Shape], dict[str, tuple[str, slice]]]:
+    """What the files hold, and of which rows of it the model's own tensors are, where not whole.
+
+    Fused matrices hold q, k, v and gate, up below each other.
+    """
+    stored: dict[str, Shape] = {}
+    parts: dict[str, tuple[str, slice]] = {}
+    names = dict.fromkeys(QKV, "self_attn.qkv_proj") | dict.fromkeys(GATE_UP, "mlp.gate_up_proj")
+    for name, shape in shapes.items():
+        part = name.removesuffix(".weight").split(".", 3)[-1]
+        if not fused or part not in names:
+            stored[name] = shape
+            continue
+        whole = name.replace(part, names[part])
+        above = stored.get(whole, (0,))[0]
+        stored[whole] = (above + shape[0], *shape[1:])
+        parts[name] = (whole, slice(above, above + shape[0]))
+    return stored, parts
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -91,71 +123,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return msgspec.json.decode(_read_bytes(path), type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: {error}") from error
-
-
-class _LlamaConfig(msgspec.Struct):
-    """The fields of `config.json` that we read; everything else is ignored."""
-
-    model_type: str
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    vocab_size: int
-    max_position_embeddings: int
-    rms_norm_eps: float
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    tie_word_embeddings: bool = False
-    rope_theta: float | None = None
-    rope_parameters: dict[str, Any] | None = None
-    rope_scaling: dict[str, Any] | None = None
-    hidden_act: str = "silu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-
-def _read_config(path: Path) -> ModelConfig:
-    raw = _read_json(path)
-    if raw.get("model_type") != "llama":
-        raise ArtifactError(
-            f"{path}: architecture {raw.get('model_type')!r} is not supported",
-            hint="this version builds models of architecture llama",
-        )
-    try:
-        found = msgspec.convert(raw, _LlamaConfig)
-    except msgspec.ValidationError as error:
-        raise ArtifactError(f"{path}: {error}") from error
-    rope = found.rope_parameters or {}
-    scaling = found.rope_scaling or rope
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    for field, value, wanted in (
-        ("rope scaling", kind, "default"),
-        ("hidden_act", found.hidden_act, "silu"),
-        ("attention_bias", found.attention_bias, False),
-        ("mlp_bias", found.mlp_bias, False),
-    ):
-        if value != wanted:
-            raise ArtifactError(f"{path}: {field} {value!r} is not supported")
-    eos = found.eos_token_id
-    heads = found.num_attention_heads
-    return ModelConfig(
-        layers=found.num_hidden_layers,
-        hidden=found.hidden_size,
-        intermediate=found.intermediate_size,
-        heads=heads,
-        kv_heads=found.num_key_value_heads or heads,
-        head_dim=found.head_dim or found.hidden_size // max(heads, 1),
-        vocab=found.vocab_size,
-        context=found.max_position_embeddings,
-        rope_theta=float(found.rope_theta or rope.get("rope_theta", 10000.0)),
-        norm_eps=found.rms_norm_eps,
-        tied_embeddings=found.tie_word_embeddings,
-        bos_id=found.bos_token_id,
-        eos_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-    )
 
 
 def _weight_files(directory: Path) -> list[TensorFile]:
