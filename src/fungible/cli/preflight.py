@@ -1,12 +1,13 @@
 """`fungible artifact preflight`: what an artifact would do on chips that are not here."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import click
 
 from fungible.artifacts.store import ArtifactStore
 from fungible.cli.progress import stage_progress
-from fungible.cli.tables import print_json, print_table
+from fungible.cli.tables import money, print_json, print_table
 from fungible.config import DEFAULT_HOME
 from fungible.preflight.chips import load_chips, parse_prices, select_chips
 from fungible.preflight.compiling import StepCompiler, missing_packages
@@ -136,5 +137,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.bound_tokens_per_s:,.0f}" if row.bound_tokens_per_s else "unknown",
         f"{row.bound_tokens_per_s_per_user:,.0f}" if row.bound_tokens_per_s_per_user else "",
         row.limit or "",
-        f"{row.floor_usd_per_mtok:.4f}" if row.floor_usd_per_mtok is not None else "no price",
+        money(Decimal(row.floor_usd_per_mtok))
+        if row.floor_usd_per_mtok is not None
+        else "no price",
     ]

@@ -1,7 +1,6 @@
 """Compile steps for chips: each in a worker process, each kept on disk for the next time."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,6 +32,8 @@ _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
+    # Its lock is for hardware; compilations do not touch any, and may run beside each other.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -84,8 +84,7 @@ class StepCompiler:
                 if made.why:
                     return made
             job = msgspec.structs.replace(job, module=str(module))
-        with self._alone(chip):
-            return run_worker(job, self._timeout_s)
+        return run_worker(job, self._timeout_s)
 
     def _make_static(self, job: Job, module: Path) -> Outcome:
         with tempfile.TemporaryDirectory() as directory:
@@ -113,17 +112,6 @@ class StepCompiler:
             partial = path.with_name(f"{path.name}.{os.getpid()}")
             partial.write_bytes(data)
             partial.rename(path)
-
-    @contextlib.contextmanager
-    def _alone(self, chip: Chip) -> Iterator[None]:
-        """Libtpu lets one process use it: wait for another preflight of this user's."""
-        if chip.compiler != "tpu":
-            yield
-            return
-        lock = Path(tempfile.gettempdir()) / f"fungible-preflight-{os.getuid()}.lock"
-        with disk_errors(lock), lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def missing_packages(chip: Chip) -> list[str]:

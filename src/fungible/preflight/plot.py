@@ -22,7 +22,8 @@ body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, s
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; margin: 0; } p { color: var(--soft); margin: .3rem 0 1rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
-svg .name { fill: var(--ink); paint-order: stroke; stroke: var(--ground); stroke-width: 4px; } .grid { stroke: var(--grid); }
+svg .name { fill: var(--ink); paint-order: stroke; stroke: var(--ground); stroke-width: 4px; }
+.grid { stroke: var(--grid); }
 .line { fill: none; stroke-width: 2; } .dot { stroke: var(--ground); stroke-width: 2; }
 .here { fill: none; stroke-width: 2; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
