@@ -46,31 +46,30 @@ def bandwidth() -> float:
     return 2 * size / min(times)
 
 
-def ours(artifact: Path, variant: str, batches: list[int]) -> Iterator[dict[str, Any]]:
-    """Parity, prefill and decode of one variant through `xla:cuda`."""
+def ours(artifact: Path, variant: str, batches: list[int], target: str) -> Iterator[dict[str, Any]]:
+    """Parity, prefill and decode of one variant on `target`."""
     from fungible.artifacts.manifest import load_manifest  # noqa: PLC0415
     from fungible.artifacts.parity import (  # noqa: PLC0415
         compare,
         parity_tokens,
         variant_logits,
     )
-    from fungible.contract.target import Target  # noqa: PLC0415
+    from fungible.contract.target import parse_target  # noqa: PLC0415
     from fungible.engine.runtimes.registry import open_runtime  # noqa: PLC0415
 
     manifest = load_manifest(artifact)
     config = manifest.config
-    target = Target("xla", "cuda")
     tokens = parity_tokens(artifact, config)
     started = time.perf_counter()
     runtime = open_runtime(
-        artifact, variant, target, slots=max(batches), context=CONTEXT, threads=8
+        artifact, variant, parse_target(target), slots=max(batches), context=CONTEXT, threads=8
     )
     loaded = time.perf_counter() - started
     reference = variant_logits(artifact, "f32", config, tokens)
     parity = compare(reference, runtime.score(0, tokens), tokens)
     runtime.release(0)
     yield {
-        "engine": "fungible xla:cuda",
+        "engine": f"fungible {target}",
         "variant": variant,
         "load_s": round(loaded, 2),
         "tokens": parity.tokens,
@@ -104,7 +103,7 @@ def ours(artifact: Path, variant: str, batches: list[int]) -> Iterator[dict[str,
         kv = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
         per_step = weights + batch * (PROMPT + STEPS / 2) * kv
         yield {
-            "engine": "fungible xla:cuda",
+            "engine": f"fungible {target}",
             "variant": variant,
             "batch": batch,
             "decode_tokens_per_s": round(rate),
@@ -158,9 +157,17 @@ def transformers(artifact: Path, dtype: str, batches: list[int]) -> Iterator[dic
             }
 
 
+def card() -> str:
+    """Name, driver and memory of the cards, or that there is none."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
 def facts() -> dict[str, Any]:
     """The card, the driver and the versions of every library that took part."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     versions = {}
     for name in ("fungible", "jax", "jaxlib", "torch", "transformers", "onnxruntime", "numpy"):
         try:
@@ -169,7 +176,7 @@ def facts() -> dict[str, Any]:
             continue
     return {
         "date": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
-        "card": subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip(),
+        "card": card(),
         "python": platform.python_version(),
         "versions": versions,
         "cores": os.cpu_count(),
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--variants", default="f32,bf16")
     parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--target", default="xla:cuda", help="xla:cpu tries the script itself")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -194,7 +202,12 @@ def main() -> None:
         if kind == "bandwidth":
             print(json.dumps({"copy_bytes_per_s": round(bandwidth())}), flush=True)
             return
-        cells = (ours if kind == "ours" else transformers)(arguments.artifact, variant, batches)
+        artifact = arguments.artifact
+        cells = (
+            ours(artifact, variant, batches, arguments.target)
+            if kind == "ours"
+            else transformers(artifact, variant, batches)
+        )
         for cell in cells:
             print(json.dumps(cell), flush=True)
         return
@@ -204,7 +217,7 @@ def main() -> None:
     for name in names:
         command = [sys.executable, __file__, str(arguments.artifact), "--cell", name]
         done = subprocess.run(
-            [*command, "--batches", arguments.batches],
+            [*command, "--batches", arguments.batches, "--target", arguments.target],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
