@@ -15,11 +15,16 @@ _Fields = TypeVar("_Fields")
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
-    """One turn. Content is text, or parts such as `{"type": "text", "text": …}`."""
+    """One turn. Content is text, or parts such as `{"type": "text", "text": …}`.
+
+    `tool_calls` are what an assistant asked for, `tool_call_id` is what a tool answers.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
     def text(self) -> str:
         """The turn's text; parts that are not text are left out."""
@@ -118,11 +123,28 @@ def _check_ranges(request: ChatRequest, most_answers: int) -> None:
             raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
 
 
+class FunctionDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A function's name in the first chunk of its call; its arguments' JSON in pieces."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one chunk adds to the call number `index`; only the first chunk has id and type."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+
 class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one chunk adds."""
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class TopLogprob(msgspec.Struct, kw_only=True):
@@ -180,11 +202,27 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     usage: UsageBody | None = None
 
 
-class AssistantMessage(msgspec.Struct, kw_only=True):
-    """The answer of a completed choice."""
+class FunctionCall(msgspec.Struct, kw_only=True):
+    """A function to call; `arguments` is JSON text."""
 
-    content: str
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    """One call that an answer asks for."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class AssistantMessage(msgspec.Struct, kw_only=True):
+    """The answer of a completed choice; `content` may be missing where there are calls."""
+
+    content: str | None
     role: str = "assistant"
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Choice(msgspec.Struct, kw_only=True):

@@ -36,6 +36,9 @@ class ChatTemplate:
         where: Its file, for error messages.
         tokens: Special tokens that templates may name, such as `bos_token`.
 
+    Attributes:
+        source: The Jinja source.
+
     Raises:
         ArtifactError: The source is not valid Jinja; names file and line.
     """
@@ -50,20 +53,32 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._tokens = dict(tokens)
+        self.source = source
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ArtifactError(f"{where}:{error.lineno}: {error.message}") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt for an answer to `messages` (`{"role": …, "content": …}` each).
+
+        Args:
+            messages: The conversation.
+            tools: What the answer may call, in OpenAI's form.
 
         Raises:
             RequestError: The template refuses the conversation, such as two user turns in a row.
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, tools=None, **self._tokens
+                messages=messages,
+                add_generation_prompt=True,
+                tools=list(tools) if tools else None,
+                **self._tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(

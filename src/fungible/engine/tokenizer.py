@@ -1,7 +1,8 @@
 """Conversations to tokens and back, from an artifact's `tokenizer.json` and chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer
@@ -9,7 +10,10 @@ from tokenizers import Tokenizer
 from fungible.artifacts.model_config import ModelConfig
 from fungible.contract.openai import ChatMessage
 from fungible.engine.detokenizer import Detokenizer, Pieces
+from fungible.engine.grammar import GrammarCompiler
 from fungible.engine.template import ChatTemplate
+from fungible.engine.tool_calls import ToolFormat, format_of
+from fungible.engine.tool_prompt import spelled_out, turns
 from fungible.errors import ArtifactError, UnsupportedError
 
 
@@ -19,6 +23,10 @@ class ChatTokenizer:
     Args:
         directory: An artifact with `tokenizer.json` and `chat_template.jinja`.
         config: Names the first and last tokens of a text.
+
+    Attributes:
+        pieces: The bytes of each token.
+        grammars: Compiles constraints on its tokens.
 
     Raises:
         ArtifactError: A file is missing or malformed; names it.
@@ -37,26 +45,36 @@ class ChatTokenizer:
         size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         vocabulary = [self._tokenizer.id_to_token(token) for token in range(size)]
         self.pieces = Pieces(vocabulary, special, decoder, str(path))
+        self.grammars = GrammarCompiler(text, sorted(config.eos_ids))
         template = directory / "chat_template.jinja"
         self._template = ChatTemplate(
             _read(template), where=str(template), tokens=_named_tokens(vocabulary, config)
         )
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes the calls of tools; a template without tools uses Hermes'."""
+        return format_of(self._template.source)
+
+    def render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """The prompt as text, ending where the answer starts.
 
-        OpenAI's `developer` role is its newer name for `system`; templates know only the latter.
+        Args:
+            messages: The conversation.
+            tools: What the answer may call, in OpenAI's form.
 
         Raises:
             RequestError: The template refuses the conversation.
             UnsupportedError: A part of a message is not text.
         """
-        turns = []
         for at, message in enumerate(messages):
             _check_text_only(at, message)
-            role = "system" if message.role == "developer" else message.role
-            turns.append({"role": role, "content": message.text()})
-        return self._template.render(turns)
+        made = turns(messages)
+        if "tools" not in self._template.source:
+            return self._template.render(spelled_out(made, tools))
+        return self._template.render(made, tools)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`; control tokens only where the text spells them out."""
