@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fungible.engine.scheduler import Scheduler
+from fungible.engine.step_log import StepLog
 from fungible.engine.tokenizer import ChatTokenizer
 from support.history_runtime import HistoryRuntime, NextToken
 from support.tiny_model import CHAT_TEMPLATE, TOKENS, tiny_tokenizer
@@ -61,6 +62,8 @@ async def running(
     max_waiting: int = 128,
     prefill_chunk: int = 128,
     eos_ids: Sequence[int] = (EOS,),
+    prefix_cache: bool = True,
+    step_log: StepLog | None = None,
 ) -> AsyncIterator[Running]:
     """A scheduler at work; its gate, if there is one, is opened at the end."""
     runtime = HistoryRuntime(
@@ -72,6 +75,8 @@ async def running(
         eos_ids=frozenset(eos_ids),
         max_waiting=max_waiting,
         prefill_chunk=prefill_chunk,
+        prefix_cache=prefix_cache,
+        step_log=step_log,
     )
     scheduler.start()
     try:

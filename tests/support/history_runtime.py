@@ -56,6 +56,23 @@ class HistoryRuntime:
         ]
         return np.stack(rows)
 
+    def score(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
+        self._begin("score", (slot, len(tokens)))
+        return np.stack([self._append(slot, [token]) for token in tokens.tolist()])
+
+    def fork(self, source: int, slot: int, length: int) -> None:
+        self._check_fault("fork")
+        self.calls.append(("fork", (source, slot, length)))
+        assert not self._history.get(slot), "a fork goes to an empty slot"
+        assert length <= len(self._history[source])
+        self._history[slot] = self._history[source][:length]
+
+    def truncate(self, slot: int, length: int) -> None:
+        self._check_fault("truncate")
+        self.calls.append(("truncate", (slot, length)))
+        assert length <= len(self._history.get(slot, []))
+        del self._history.get(slot, [])[length:]
+
     def release(self, slot: int) -> None:
         self._check_fault("release")
         self.calls.append(("release", slot))

@@ -1,16 +1,12 @@
-"""One answer being made: what was asked, what the worker keeps, what the client's side reads."""
+"""One answer from outside: what was asked, and what the client's side reads."""
 
 import asyncio
 import time
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from fungible.engine.constraint import Constraint
-from fungible.engine.detokenizer import Detokenizer
-from fungible.engine.sampler import Sampled, Sampler, SamplingParams
-from fungible.engine.stopping import StopMatcher
+from fungible.engine.sampler import Sampled, SamplingParams
 from fungible.errors import FungibleError
 
 CANCELLED = "cancelled"
@@ -106,91 +102,28 @@ class Generation:
         self._news.set()
 
 
-class Sequence:
-    """A generation that holds a slot; only the worker touches it.
+class Mailbox:
+    """Carries what the worker made to the event loop, in one go for each step."""
 
-    Args:
-        generation: Its reading side.
-        slot: The runtime's slot.
-        limit: Most tokens of the answer, the context taken into account.
-        detokenizer: Turns this answer's tokens into text.
-    """
+    def __init__(self) -> None:
+        self._due: list[tuple[Generation, Output | FungibleError]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def __init__(
-        self, generation: Generation, slot: int, limit: int, detokenizer: Detokenizer
-    ) -> None:
-        request = generation.request
-        self.generation = generation
-        self.slot = slot
-        self.prompt: NDArray[np.int64] = np.array(request.prompt, dtype=np.int64)
-        self.prefilled = 0
-        self.sampler = Sampler(request.sampling, request.prompt)
-        self.last_token = -1
-        self.last_time = 0.0
-        self.produced = 0
-        self._limit = limit
-        self._text = _AnswerText(detokenizer, request)
-        self._output = Output(text="")
+    def open(self) -> None:
+        """Deliver to the running event loop from now on."""
+        self._loop = asyncio.get_running_loop()
 
-    @property
-    def prefilling(self) -> bool:
-        """Whether a part of the prompt has not been run yet."""
-        return self.prefilled < len(self.prompt)
+    def put(self, generation: Generation, item: Output | FungibleError) -> None:
+        """Keep an output or a final error until the next `post`."""
+        self._due.append((generation, item))
 
-    def accept(self, sampled: Sampled, eos_ids: frozenset[int]) -> Output | None:
-        """Take the next token; what to deliver now, or `None` when nothing is due."""
-        self.produced += 1
-        self.last_token = sampled.token
-        output = self._output
-        output.completion_tokens = self.produced
-        request = self.generation.request
-        if sampled.token in eos_ids and not request.ignore_eos:
-            output.finish_reason = "stop"
-            self._text.finish(output)
-        elif self._text.push(sampled, output):
-            output.finish_reason = "stop"
-        elif self.produced >= self._limit:
-            output.finish_reason = "length"
-            self._text.finish(output)
-        if output.finish_reason is None and not (request.stream and output.text):
-            return None
-        self._output = Output(text="")
-        return output
-
-    def cancelled(self) -> Output:
-        """The last output of an answer that was given up."""
-        return Output(text="", finish_reason=CANCELLED, completion_tokens=self.produced)
+    def post(self) -> None:
+        """Hand over what is due."""
+        due, self._due = self._due, []
+        if due and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, due)
 
 
-class _AnswerText:
-    """Text of one answer, with each token's log-probabilities released beside its text.
-
-    A token is released once the first character after its start is shown; tokens whose text
-    fell to a stop string never are.
-    """
-
-    def __init__(self, detokenizer: Detokenizer, request: GenerationRequest) -> None:
-        self._detokenizer = detokenizer
-        self._stopper = StopMatcher(request.stops)
-        self._wants_tokens = request.sampling.top_logprobs is not None
-        self._pending: list[tuple[int, Sampled]] = []
-        self._length = 0
-        self._shown = 0
-
-    def push(self, sampled: Sampled, output: Output) -> bool:
-        """Add what the token completes to `output`; whether a stop string was found."""
-        text = self._detokenizer.push(sampled.token)
-        if self._wants_tokens:
-            self._pending.append((self._length, sampled))
-        self._length += len(text)
-        shown, stopped = self._stopper.push(text)
-        output.text += shown
-        self._shown += len(shown)
-        while self._pending and self._pending[0][0] < self._shown:
-            output.tokens.append(self._pending.pop(0)[1])
-        return stopped
-
-    def finish(self, output: Output) -> None:
-        """Add what was held back."""
-        output.text += self._stopper.flush()
-        output.tokens += [sampled for _, sampled in self._pending]
+def _deliver(due: list[tuple[Generation, Output | FungibleError]]) -> None:
+    for generation, item in due:
+        generation.deliver(item)

@@ -73,6 +73,12 @@ class EngineMetrics:
         self.cache_usage = Metric(
             "vllm:kv_cache_usage_perc", "gauge", "Key/value cache in use; 1 is all of it."
         )
+        self.prefix_queries = Metric(
+            "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked for in the slots."
+        )
+        self.prefix_hits = Metric(
+            "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there, so not run."
+        )
         self.prompt_tokens = Metric("vllm:prompt_tokens_total", "counter", "Prompt tokens run.")
         self.generation_tokens = Metric(
             "vllm:generation_tokens_total", "counter", "Tokens generated."
@@ -110,6 +116,9 @@ class EngineMetrics:
         )
         self.step_failures = Metric(
             "fungible:step_failures_total", "counter", "Steps in which the runtime failed."
+        )
+        self.steps_dropped = Metric(
+            "fungible:step_log_dropped_total", "counter", "Steps that the step log left out."
         )
 
     def render(self, model: str) -> bytes:

@@ -2,8 +2,8 @@
 
 A step admits waiting requests to free slots, runs a bounded piece of the prompts that are not
 finished, then adds one token to every answer (Orca, Yu et al., 2022; the bounded piece is
-Sarathi-Serve's chunked prefill, Agrawal et al., 2024). Where a prompt is cut depends on the
-prompt alone, never on its neighbours, so an answer does not change with the load.
+Sarathi-Serve's chunked prefill, Agrawal et al., 2024). A prompt is cut at fixed distances from
+where it starts: at its first token, or after what a slot holds of it already (`prefix.py`).
 """
 
 import asyncio
@@ -13,10 +13,14 @@ import time
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fungible.engine.generation import Generation, GenerationRequest, Output, Sequence
+from fungible.engine.generation import Generation, GenerationRequest, Mailbox, Output
 from fungible.engine.metrics import EngineMetrics
+from fungible.engine.prefix import SlotTable
 from fungible.engine.runtimes.base import Logits, Runtime
+from fungible.engine.sequence import Sequence
+from fungible.engine.step_log import StepLog, StepRecorder
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.errors import (
     ContextLengthError,
@@ -42,6 +46,8 @@ class Scheduler:
         eos_ids: Tokens that end an answer.
         max_waiting: Requests that may wait for a slot; more are refused.
         prefill_chunk: Most prompt tokens run between two decode steps.
+        prefix_cache: Start prompts from what slots hold of them already.
+        step_log: Records every step; closed with the scheduler.
     """
 
     def __init__(
@@ -52,6 +58,8 @@ class Scheduler:
         eos_ids: frozenset[int],
         max_waiting: int = 128,
         prefill_chunk: int = PREFILL_CHUNK,
+        prefix_cache: bool = True,
+        step_log: StepLog | None = None,
     ) -> None:
         self.metrics = EngineMetrics()
         self.limits = runtime.limits
@@ -63,18 +71,17 @@ class Scheduler:
         self._wake = threading.Condition()
         self._waiting: deque[Generation] = deque()
         self._active: dict[int, Sequence] = {}
-        self._free = list(range(runtime.limits.slots))
-        self._ended: list[int] = []
-        self._mail: list[tuple[Generation, Output | FungibleError]] = []
+        self._slots = SlotTable(runtime, reuse=prefix_cache)
+        self._recorder = StepRecorder(step_log)
+        self._mail = Mailbox()
         self._failures = 0
         self._closing = False
         self._dead: FungibleError | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the worker; answers are delivered to the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._mail.open()
         self._thread.start()
 
     async def close(self) -> None:
@@ -83,7 +90,7 @@ class Scheduler:
             self._closing = True
             self._wake.notify()
         if self._thread.ident is None:
-            self._runtime.close()
+            self._close_all()
         else:
             await asyncio.to_thread(self._thread.join, _JOIN_S)
 
@@ -134,7 +141,11 @@ class Scheduler:
             self._dead = EngineError(f"the engine stopped: {error}", hint="restart it")
         finally:
             self._abandon()
-            self._runtime.close()
+            self._close_all()
+
+    def _close_all(self) -> None:
+        self._runtime.close()
+        self._recorder.close()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -145,20 +156,22 @@ class Scheduler:
     def _step(self) -> None:
         started = time.monotonic()
         self._reap()
-        self._recycle()
-        self._admit(started)
+        self._slots.recycle()
         prefilled = decoded = 0
+        trusted = True
         try:
+            self._admit(started)
             prefilled = self._prefill()
-            self._post()  # first tokens do not wait for the decode step
+            self._mail.post()  # first tokens do not wait for the decode step
             decoded = self._decode()
             self._failures = 0 if prefilled or decoded else self._failures
         except Exception as error:  # noqa: BLE001  # told to every request in the slots
             _log.exception("a step failed")
             self._fail_active(error)
-        self._post()
-        self._recycle()
-        self._count(time.monotonic() - started, prefilled, decoded)
+            trusted = False
+        self._mail.post()
+        self._slots.recycle(trusted=trusted)
+        self._count(started, prefilled, decoded)
 
     def _reap(self) -> None:
         for sequence in [one for one in self._active.values() if one.generation.cancelled]:
@@ -168,22 +181,43 @@ class Scheduler:
             for generation in gone:
                 self._waiting.remove(generation)
         for generation in gone:
-            self._mail.append((generation, Output(text="", finish_reason="cancelled")))
+            self._mail.put(generation, Output(text="", finish_reason="cancelled"))
             self.metrics.finished["abort"].value += 1
 
     def _admit(self, now: float) -> None:
-        while self._free:
-            with self._wake:
-                if not self._waiting:
-                    return
-                generation = self._waiting.popleft()
+        with self._wake:
+            waiting = list(self._waiting)
+        coming = [one.prompt for one in self._active.values() if one.prefilling]
+        for generation in waiting:
+            if not self._slots.free:
+                return
             request = generation.request
-            room = self.limits.context - len(request.prompt)
-            slot = self._free.pop(0)
-            self._active[slot] = Sequence(
-                generation, slot, min(request.max_tokens or room, room), self._tokenizer.stream()
-            )
+            prompt = np.array(request.prompt, dtype=np.int64)
+            scored = request.prompt_logprobs is not None  # needs the logits of every token
+            placement = self._slots.place(prompt, coming, reuse=not scored)
+            if placement is None:
+                continue
+            self._slots.take(placement)  # if it fails, the request goes on waiting
+            with self._wake:
+                self._waiting.remove(generation)
+            self._start(generation, placement.slot, placement.reused)
+            coming.append(prompt)
             self.metrics.queue_time.observe(now - generation.submitted)
+            if not scored:
+                self.metrics.prefix_queries.value += len(prompt)
+                self.metrics.prefix_hits.value += placement.reused
+
+    def _start(self, generation: Generation, slot: int, cached: int) -> None:
+        request = generation.request
+        room = self.limits.context - len(request.prompt)
+        self._active[slot] = Sequence(
+            generation,
+            slot,
+            min(request.max_tokens or room, room),
+            self._tokenizer.stream(),
+            eos_ids=self._eos_ids,
+            cached=cached,
+        )
 
     def _prefill(self) -> int:
         """Run at least one piece of a prompt if there is one; prompt tokens run."""
@@ -193,13 +227,26 @@ class Scheduler:
                 piece = sequence.prompt[sequence.prefilled : sequence.prefilled + self._chunk]
                 if spent and spent + len(piece) > self._chunk:
                     return spent
-                started = time.monotonic()
-                logits = self._runtime.prefill(sequence.slot, piece)
-                self.metrics.prefill_time.value += time.monotonic() - started
-                sequence.prefilled += len(piece)
+                logits = self._run_piece(sequence, piece)
                 spent += len(piece)
             self._take(sequence, logits)
         return spent
+
+    def _run_piece(self, sequence: Sequence, piece: NDArray[np.int64]) -> Logits:
+        """Run a piece of a prompt; the logits after its last token."""
+        started = time.monotonic()
+        if sequence.scoring:
+            scores = self._runtime.score(sequence.slot, piece)
+            sequence.score(scores)
+            logits: Logits = scores[-1]
+        else:
+            logits = self._runtime.prefill(sequence.slot, piece)
+        self.metrics.prefill_time.value += time.monotonic() - started
+        self._slots.append(sequence.slot, piece)
+        sequence.prefilled += len(piece)
+        kv = self._slots.held(sequence.slot)
+        self._recorder.note(sequence.slot, sequence.request_id, kv=kv, prefill=len(piece))
+        return logits
 
     def _decode(self) -> int:
         """Add a token to every answer whose prompt is through; tokens added."""
@@ -211,13 +258,17 @@ class Scheduler:
         logits = self._runtime.decode([one.slot for one in batch], tokens)
         self.metrics.decode_time.value += time.monotonic() - started
         for row, sequence in enumerate(batch):
+            self._slots.append(sequence.slot, tokens[row : row + 1])
+            self._recorder.note(
+                sequence.slot, sequence.request_id, kv=self._slots.held(sequence.slot), decode=1
+            )
             self._take(sequence, logits[row])
         return len(batch)
 
     def _take(self, sequence: Sequence, logits: Logits) -> None:
         """Sample a sequence's next token and post what is due."""
         try:
-            sampled = sequence.sampler.sample(logits)
+            sampled = sequence.choose(logits)
         except FungibleError as error:
             self._finish(sequence, error, "error")
             return
@@ -227,31 +278,26 @@ class Scheduler:
         else:
             self.metrics.first_token.observe(now - sequence.generation.submitted)
         sequence.last_time = now
-        output = sequence.accept(sampled, self._eos_ids)
+        output = sequence.accept(sampled)
         self.metrics.generation_tokens.value += 1
         if output is None:
             return
         if output.finish_reason is None:
-            self._mail.append((sequence.generation, output))
+            self._mail.put(sequence.generation, output)
         else:
             self.metrics.request_time.observe(now - sequence.generation.submitted)
             self._finish(sequence, output, output.finish_reason)
 
     def _finish(self, sequence: Sequence, last: Output | FungibleError, reason: str) -> None:
-        self._mail.append((sequence.generation, last))
+        self._mail.put(sequence.generation, last)
         self.metrics.finished[reason].value += 1
         del self._active[sequence.slot]
-        self._ended.append(sequence.slot)
-
-    def _recycle(self) -> None:
-        """Empty the slots of ended answers; a runtime that cannot do that is beyond repair."""
-        while self._ended:
-            self._runtime.release(self._ended[0])
-            self._free.append(self._ended.pop(0))
+        self._slots.end(sequence.slot)
 
     def _fail_active(self, error: Exception) -> None:
         """A step failed: what is in the slots cannot be trusted any more, so empty them."""
         self._failures += 1
+        self._recorder.discard()
         self.metrics.step_failures.value += 1
         reason = error.message if isinstance(error, FungibleError) else repr(error)
         failure = EngineError(f"the runtime failed: {reason}", hint="send the request again")
@@ -267,27 +313,19 @@ class Scheduler:
             self._waiting.clear()
         left += [sequence.generation for sequence in self._active.values()]
         self._active.clear()
-        self._mail += [(generation, self._dead) for generation in left]
-        self._post()
+        for generation in left:
+            self._mail.put(generation, self._dead)
+        self._mail.post()
 
-    def _post(self) -> None:
-        """Hand what is due to the event loop, in one go."""
-        mail, self._mail = self._mail, []
-        if mail and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_deliver, mail)
-
-    def _count(self, seconds: float, prefilled: int, decoded: int) -> None:
+    def _count(self, started: float, prefilled: int, decoded: int) -> None:
         metrics = self.metrics
+        seconds = time.monotonic() - started
         if prefilled or decoded:
+            self._recorder.finish(started, seconds)
+            metrics.steps_dropped.value = self._recorder.dropped
             metrics.step_time.observe(seconds)
             metrics.step_tokens.observe(prefilled + decoded)
             metrics.prompt_tokens.value += prefilled
         metrics.running.value = len(self._active)
         metrics.waiting.value = len(self._waiting)
-        used = sum(one.prefilled + one.produced for one in self._active.values())
-        metrics.cache_usage.value = used / (self.limits.slots * self.limits.context)
-
-
-def _deliver(mail: list[tuple[Generation, Output | FungibleError]]) -> None:
-    for generation, item in mail:
-        generation.deliver(item)
+        metrics.cache_usage.value = self._slots.total() / (self.limits.slots * self.limits.context)

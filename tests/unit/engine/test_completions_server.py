@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_frees_every_slot(
         await asyncio.sleep(0.01)
         gate.release(4)
         await left.done()
-        await until(lambda: len(engine.scheduler._free) == 3 and not engine.scheduler._waiting)
+        await until(lambda: engine.scheduler._slots.free == 3 and not engine.scheduler._waiting)
         assert "[DONE]" not in left.body.decode()
         gate.release(1000)
         assert texts(await engine.ask(max_tokens=2).done()) == ["xx"]

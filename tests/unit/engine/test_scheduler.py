@@ -142,7 +142,9 @@ async def test_a_long_prompt_does_not_starve_the_others(tokenizer: ChatTokenizer
 
 async def test_short_prompts_share_a_step(tokenizer: ChatTokenizer) -> None:
     gate = threading.Semaphore(0)
-    async with running(tokenizer, next_token=script("ab"), gate=gate, prefill_chunk=4) as engine:
+    async with running(
+        tokenizer, next_token=script("ab"), gate=gate, prefill_chunk=4, prefix_cache=False
+    ) as engine:
         blocker = engine.scheduler.submit(ask(max_tokens=1))
         await until(lambda: not engine.scheduler._waiting)
         others = [engine.scheduler.submit(ask(SCRIPT_START, 9)) for _ in range(3)]
@@ -241,7 +243,7 @@ async def test_a_worker_that_ends_says_so(tokenizer: ChatTokenizer) -> None:
             raise RuntimeError("slot table corrupt")
 
     async with running(
-        tokenizer, slots=1, next_token=script("a"), fault=fault, gate=gate
+        tokenizer, slots=1, next_token=script("a"), fault=fault, gate=gate, prefix_cache=False
     ) as engine:
         running_one = engine.scheduler.submit(ask(ignore_eos=True, max_tokens=9))
         waiting = engine.scheduler.submit(ask())
