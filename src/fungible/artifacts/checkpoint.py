@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fungible.artifacts.hub import fetch
 from fungible.artifacts.model_config import ModelConfig
 from fungible.errors import ArtifactError
 
@@ -182,23 +183,23 @@ def locate(source: str) -> Path:
     """The file or directory that `source` names.
 
     `package:NAME` is the one `.gguf` file inside an installed distribution; the package is
-    not imported. Anything else is a path.
+    not imported. `hf:ORGANISATION/NAME[@REVISION]` is fetched from the Hugging Face hub. Anything
+    else is a path.
 
     Raises:
         ArtifactError: There is nothing there; says what would be accepted.
+        UnavailableError: The hub cannot be reached, or its client is not installed.
     """
     if source.startswith("package:"):
         return _inside_distribution(source.removeprefix("package:"))
     if source.startswith("hf:"):
-        raise ArtifactError(
-            f"source {source!r}: Hugging Face references are not fetched by this version",
-            hint="download the model first, then give the path of its directory",
-        )
+        return fetch(source.removeprefix("hf:"))
     path = Path(source)
     if not path.exists():
         raise ArtifactError(
             f"source {source!r}: no such file or directory",
-            hint="give a .gguf file, a Hugging Face model directory, or package:NAME",
+            hint="give a .gguf file, a Hugging Face model directory, hf:ORGANISATION/NAME, "
+            "or package:NAME",
         )
     return path
 

@@ -15,6 +15,7 @@ from fungible.artifacts.checkpoint import (
     expected_tensors,
 )
 from fungible.artifacts.families import FAMILIES
+from fungible.artifacts.hub import model_name
 from fungible.artifacts.huggingface_config import read_config
 from fungible.artifacts.tensors import TensorFile
 from fungible.artifacts.tokenizer_export import check_tokenizer
@@ -41,7 +42,7 @@ class HuggingFaceCheckpoint:
         weights = _weight_files(directory)
         self._where = {name: file for file in weights for name in file.regions}
         self._check_tensors()
-        self.name = directory.resolve().name.lower()
+        self.name = model_name(directory)
         self.licence = _licence(directory)
         tokenizer = directory / "tokenizer.json"
         self.tokenizer_json = _read_bytes(tokenizer)

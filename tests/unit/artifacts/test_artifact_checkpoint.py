@@ -185,8 +185,9 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("model_type", "qwen2", "architecture 'qwen2'"),
-        ("rope_scaling", {"rope_type": "llama3"}, "rope scaling 'llama3'"),
+        ("model_type", "mixtral", "architecture 'mixtral'"),
+        ("rope_scaling", {"rope_type": "yarn"}, "rope scaling 'yarn'"),
+        ("rope_scaling", {"rope_type": "llama3"}, "rope scaling 'llama3' are malformed"),
         ("hidden_act", "gelu", "hidden_act 'gelu'"),
         ("attention_bias", True, "attention_bias True"),
         ("num_key_value_heads", 3, "cannot be grouped"),
@@ -215,7 +216,7 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("hf:HuggingFaceTB/SmolLM2-135M", "Hugging Face references are not fetched"),
+        ("hf:SmolLM2-135M", "malformed"),
         ("package:no-such-distribution", "is not installed"),
         ("package:click", "0 .gguf files"),
         ("/no/such/model.gguf", "no such file or directory"),
