@@ -103,7 +103,7 @@ ENGINES = (
     _ours("xla", "f32", F32),
     _ours("iree", "f32", F32),
     _ours("onnxruntime", "bf16", HALF, served=True),
-    _ours("onnxruntime", "f16", HALF, served=True),
+    _ours("onnxruntime", "f16", HALF),
     _ours("openvino", "bf16", HALF, served=True),
     _ours("xla", "bf16", HALF),
     _ours("onnxruntime", "int8", LOW, served=True),
