@@ -145,7 +145,7 @@ async def test_leaving_a_stream_frees_the_slot(url: str) -> None:
     ("fields", "error", "code"),
     [
         ({"model": "gpt-4o"}, openai.NotFoundError, "model_not_found"),
-        ({"n": 2}, openai.BadRequestError, "invalid_request"),
+        ({"n": 129}, openai.BadRequestError, "invalid_request"),
         (
             {"messages": [{"role": "user", "content": "sea " * 500}]},
             openai.BadRequestError,

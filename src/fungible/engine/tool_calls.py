@@ -83,6 +83,7 @@ class _TaggedParser:
         self._held = ""
         self._space = ""
         self._after_call = False
+        self._shown = False
 
     def push(self, text: str) -> Read:
         self._held += text
@@ -125,12 +126,12 @@ class _TaggedParser:
     def _show(self, text: str, read: Read) -> None:
         """Add content, but hold white space back: a call may follow."""
         text = self._space + text
-        if self._after_call:
+        if self._after_call and not self._shown:
             text = text.lstrip()
         kept = text.rstrip()
         self._space = text[len(kept) :]
         if kept:
-            self._after_call = False
+            self._after_call, self._shown = False, True
         read.content += kept
 
 
