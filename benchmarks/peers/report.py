@@ -37,7 +37,7 @@ class Row(msgspec.Struct, kw_only=True):
     Attributes:
         bound: Tokens/s if decoding did nothing but read its bytes at the measured bandwidth.
         fraction: Of that bound, reached.
-        same_tokens: Greedy tokens of the first prompt equal to the float32 reference's, from
+        same_tokens: Greedy tokens of the first prompt equal to the first float32 engine's, from
             the start; `None` where the library does not tell tokens.
     """
 
