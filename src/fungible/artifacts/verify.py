@@ -1,7 +1,7 @@
 """Is an artifact still what its manifest says: digests, and parity measured again here."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,13 +10,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fungible.artifacts.manifest import REFERENCE, Manifest, Parity, hash_file, load_manifest
 from fungible.artifacts.parity import compare, parity_tokens, variant_logits
+from fungible.artifacts.target_parity import Score, TargetCheck, check_targets, drift
+from fungible.contract.target import Target
 from fungible.errors import ArtifactError
 
 Progress = Callable[[str, int, int], None]
-
-# Processors round integer products differently, so parity is allowed to move a little.
-KL_ABSOLUTE = 0.005
-KL_RELATIVE = 0.25
 
 
 class VariantCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +34,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     problems: list[str]
     variants: list[VariantCheck]
+    targets: list[TargetCheck] = []
     ok: bool
 
 
@@ -81,21 +80,59 @@ def verify_artifact(artifact: Path, progress: Progress | None = None) -> Verific
     """
     report = progress or (lambda _stage, _done, _total: None)
     manifest = load_manifest(artifact)
-    problems = []
-    files = manifest.all_files()
-    for done, (path, entry) in enumerate(sorted(files.items())):
-        report("hash files", done, len(files))
-        problem = _check_file(artifact, path, entry.sha256)
-        problems += [problem] if problem else []
+    problems = _check_files(artifact, manifest, report)
     checks = [] if problems else _check_variants(artifact, manifest, report)
     return Verification(
         artifact=manifest.name,
         digest=manifest.digest,
-        files=len(files),
+        files=len(manifest.all_files()),
         problems=problems,
         variants=checks,
         ok=not problems and not any(check.problems for check in checks),
     )
+
+
+def verify_on_targets(
+    artifact: Path,
+    targets: Sequence[Target],
+    variants: Sequence[str],
+    *,
+    score: Score,
+    progress: Progress | None = None,
+) -> Verification:
+    """Hash every file, then measure variants on targets; see `check_targets`.
+
+    Raises:
+        ArtifactError: There is no readable manifest.
+        InputError: The artifact has no such variant.
+    """
+    report = progress or (lambda _stage, _done, _total: None)
+    manifest = load_manifest(artifact)
+    problems = _check_files(artifact, manifest, report)
+    checks = (
+        []
+        if problems
+        else check_targets(artifact, manifest, targets, variants, score=score, report=report)
+    )
+    return Verification(
+        artifact=manifest.name,
+        digest=manifest.digest,
+        files=len(manifest.all_files()),
+        problems=problems,
+        variants=[],
+        targets=checks,
+        ok=not problems and not any(check.problem for check in checks),
+    )
+
+
+def _check_files(artifact: Path, manifest: Manifest, report: Progress) -> list[str]:
+    problems = []
+    files = sorted(manifest.all_files().items())
+    for done, (path, entry) in enumerate(files):
+        report("hash files", done, len(files))
+        problem = _check_file(artifact, path, entry.sha256)
+        problems += [problem] if problem else []
+    return problems
 
 
 def _check_file(artifact: Path, path: str, sha256: str) -> str:
@@ -119,20 +156,11 @@ def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> lis
         if variant.parity is not None:
             logits = variant_logits(artifact, name, manifest.config, tokens)
             measured = compare(reference, logits, tokens)
-            problems += _drift(variant.parity, measured)
+            moved = drift(variant.parity, measured)
+            problems += [moved] if moved else []
         checks.append(
             VariantCheck(
                 variant=name, recorded=variant.parity, measured=measured, problems=problems
             )
         )
     return checks
-
-
-def _drift(recorded: Parity, measured: Parity) -> list[str]:
-    allowed = KL_ABSOLUTE + KL_RELATIVE * recorded.mean_kl
-    if abs(measured.mean_kl - recorded.mean_kl) <= allowed:
-        return []
-    return [
-        f"mean KL is {measured.mean_kl:.4f}, the manifest says {recorded.mean_kl:.4f} "
-        f"(allowed ±{allowed:.4f})"
-    ]

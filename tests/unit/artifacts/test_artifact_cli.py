@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 def test_list(home: Path) -> None:
     found = json.loads(run("list", "--home", home, "--json").stdout)
     assert [(one["name"], list(one["variants"])) for one in found] == [
-        ("tiny-llama", ["f32", "int8", "int4", "int4-naive"])
+        ("tiny-llama", ["f32", "bf16", "f16", "int8", "int4", "int4-naive"])
     ]
     assert found[0]["digest"][:23] in run("list", "--home", home).stdout
 
@@ -64,6 +64,19 @@ def test_build(tmp_path: Path) -> None:
     assert list(first["variants"]) == ["f32", "int8"]
     assert Path(first["path"]).is_dir()
     assert "int8" in run(*arguments[:-1]).stdout
+
+
+def test_verify_on_targets_measures_and_refuses(home: Path) -> None:
+    command = ("verify", "tiny-llama", "--home", home, "--json", "--variants", "f32,bf16")
+    done = run(*command, "--targets", "openvino:cpu")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0, found
+    assert [row["variant"] for row in found["targets"]] == ["f32", "bf16"]
+    exact, rounded = (row["parity"] for row in found["targets"])
+    assert exact["max_abs_diff"] < 1e-3 < rounded["max_abs_diff"]
+    absent = run(*command, "--targets", "openvino:npu")
+    assert absent.exit_code == 1
+    assert all("npu" in row["problem"] for row in json.loads(absent.stdout)["targets"])
 
 
 def test_a_bad_source_is_one_error_and_exit_status_2(tmp_path: Path) -> None:
