@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from support.engine_process import start, stop
-from support.tiny_model import build_tiny_artifact
+from support.tiny_model import TOKENS, build_tiny_artifact
 
 ASK: dict[str, Any] = {
     "model": "tiny",
@@ -91,3 +91,25 @@ def test_bad_requests_name_the_field(
         client.completions.create(**{**ASK, **fields})
     assert caught.value.param == param
     assert caught.value.request_id, "the response names its request"
+
+
+def test_scores_of_an_echoed_prompt_are_those_of_the_answer(client: openai.OpenAI) -> None:
+    """What the model said of its own tokens, it says again when it is asked to score them."""
+    capitals = {str(TOKENS.index(chr(code))): 100 for code in range(ord("A"), ord("Z") + 1)}
+    likely = {**ASK, "frequency_penalty": 2}
+    said = client.completions.create(**likely, logit_bias=capitals, logprobs=2).choices[0]
+    asked = {**ASK, "prompt": ASK["prompt"] + said.text, "max_tokens": 0}
+    answer = client.completions.create(**asked, echo=True, logprobs=2)
+    scored = answer.choices[0]
+    assert (scored.text, scored.finish_reason) == (asked["prompt"], "length")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 0
+    assert said.logprobs is not None
+    assert scored.logprobs is not None
+    tokens, values = scored.logprobs.tokens or [], scored.logprobs.token_logprobs or []
+    assert len(tokens) == len(values) == answer.usage.prompt_tokens
+    assert values[0] is None
+    assert "".join(tokens) == asked["prompt"]
+    assert (scored.logprobs.text_offset or [])[-1] == len(asked["prompt"]) - len(tokens[-1])
+    assert tokens[-8:] == said.logprobs.tokens
+    assert values[-8:] == pytest.approx(said.logprobs.token_logprobs, abs=1e-3)
