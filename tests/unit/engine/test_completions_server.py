@@ -171,6 +171,33 @@ async def test_logit_bias(tokenizer: ChatTokenizer, fields: dict[str, Any]) -> N
         assert texts(await engine.ask(max_tokens=4, **fields).done()) == ["ZZZZ"]
 
 
+async def test_stop_tokens_and_fewest_tokens(tokenizer: ChatTokenizer) -> None:
+    space = TOKENS.index("Ġ")
+    async with completions_engine(tokenizer, "one two three") as engine:
+        cut = (await engine.ask(stop_token_ids=[space]).done()).json()["choices"][0]
+        later = (await engine.ask(stop=["o"], min_tokens=5).done()).json()["choices"][0]
+    assert (cut["text"], cut["finish_reason"]) == ("one", "stop")
+    assert (later["text"], later["finish_reason"]) == ("one tw", "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_is_scored_without_an_answer(tokenizer: ChatTokenizer, stream: bool) -> None:
+    async with completions_engine(tokenizer, None) as engine:
+        call = await engine.ask(
+            prompt=["abc", "d"], max_tokens=0, echo=True, logprobs=1, stream=stream
+        ).done()
+    assert texts(call) == ["abc", "d"]
+    events = call.events()[:-1] if stream else [call.json()]
+    choices = sorted(
+        (one for event in events for one in event["choices"]), key=lambda one: one["index"]
+    )
+    long, short = (one["logprobs"] for one in choices)
+    assert (long["tokens"], long["text_offset"]) == (["a", "b", "c"], [0, 1, 2])
+    assert long["token_logprobs"][0] is None
+    assert all(value < 0 for value in long["token_logprobs"][1:])
+    assert (short["tokens"], short["token_logprobs"]) == (["d"], [None])
+
+
 async def test_penalties_reach_the_sampler(tokenizer: ChatTokenizer) -> None:
     async with completions_engine(tokenizer, "aaaaaa") as engine:
         plain = await engine.ask(temperature=0).done()
