@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -128,3 +129,22 @@ def test_transformers_still_says_what_the_fixtures_say(
         kept = load_file(FIXTURES / name / "oracle.safetensors")
         np.testing.assert_allclose(fresh["logits"], kept["logits"], rtol=0, atol=1e-4)
         np.testing.assert_array_equal(fresh["greedy"], kept["greedy"])
+
+
+def test_a_long_context_computes_its_sines_to_the_same_answers(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "long"
+    shutil.copytree(FIXTURES / "gemma3", source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40_000}))
+    artifact = build_artifact(str(source), store, variants=("f32",))
+    assert (artifact / "f32" / "model.onnx").stat().st_size < 200_000
+    oracle = load_file(FIXTURES / "gemma3" / "oracle.safetensors")
+    target = parse_target("onnxruntime:cpu")
+    runtime = open_runtime(artifact, "f32", target, slots=1, context=64, threads=1)
+    try:
+        logits = runtime.score(0, oracle["prompt"])
+    finally:
+        runtime.close()
+    np.testing.assert_allclose(logits, oracle["logits"], rtol=0, atol=CLOSE)
