@@ -53,6 +53,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         artifact: Path of an artifact directory, or the digest (`sha256:…`) of one in the store.
         slots: Requests decoded at once.
         context: Longest prompt plus answer, in tokens.
+        prefix_cache: Start prompts from what slots hold of them already.
     """
 
     artifact: str
@@ -61,6 +62,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slots: int = 8
     context: int = 1024
     threads: int = 2
+    prefix_cache: bool = True
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

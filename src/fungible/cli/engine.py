@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fungible.artifacts.manifest import load_manifest
+from fungible.artifacts.manifest import Manifest, load_manifest
 from fungible.artifacts.store import ArtifactStore
 from fungible.cli.serve import bind, run_server
 from fungible.config import DEFAULT_HOME, EngineSettings
@@ -39,6 +39,17 @@ def engine() -> None:
     "--queue", type=_COUNT, default=128, show_default=True, help="Requests that may wait."
 )
 @click.option(
+    "--prefix-cache/--no-prefix-cache",
+    default=True,
+    show_default=True,
+    help="Start prompts from what slots hold of them already.",
+)
+@click.option(
+    "--step-log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append a record of every step to this file.",
+)
+@click.option(
     "--model-name", default="", help="What clients ask for; default: the artifact's name."
 )
 @click.option(
@@ -60,6 +71,8 @@ def serve(
     context: int,
     threads: int,
     queue: int,
+    prefix_cache: bool,
+    step_log: Path | None,
     model_name: str,
     home: Path,
     as_json: bool,
@@ -76,20 +89,24 @@ def serve(
         slots=slots,
         context=context,
         threads=threads,
+        prefix_cache=prefix_cache,
     )
     directory = ArtifactStore(home / "artifacts").resolve(artifact)
     sock = bind(host, port)  # before the model is loaded: a taken port fails at once
     with sock:
-        app = _load(directory, settings, queue, model_name)
+        app = _load(directory, settings, queue, model_name, step_log)
         run_server(app, sock, name="engine")
 
 
-def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str) -> "Starlette":
+def _load(
+    directory: Path, settings: EngineSettings, queue: int, model_name: str, step_log: Path | None
+) -> "Starlette":
     """The application with its model in memory."""
     try:
         from fungible.engine.runtimes.registry import open_runtime  # noqa: PLC0415  # numpy
         from fungible.engine.scheduler import Scheduler  # noqa: PLC0415  # numpy, tokenizers
         from fungible.engine.server import build_app  # noqa: PLC0415  # numpy, tokenizers
+        from fungible.engine.step_log import StepLog  # noqa: PLC0415  # not needed by every command
         from fungible.engine.tokenizer import ChatTokenizer  # noqa: PLC0415  # tokenizers, jinja2
     except ModuleNotFoundError as error:
         if error.name not in _LIBRARIES:
@@ -107,6 +124,8 @@ def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str
     context = min(settings.context, manifest.config.context)
     if context < settings.context:
         click.echo(f"note: context is {context}, the most the model was trained for", err=True)
+    _check_memory(manifest, settings, context)
+    log = None if step_log is None else StepLog(step_log)  # a bad path fails before the loading
     tokenizer = ChatTokenizer(directory, manifest.config)
     runtime = open_runtime(
         directory,
@@ -117,7 +136,12 @@ def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str
         threads=settings.threads,
     )
     scheduler = Scheduler(
-        runtime, tokenizer, eos_ids=frozenset(manifest.config.eos_ids), max_waiting=queue
+        runtime,
+        tokenizer,
+        eos_ids=frozenset(manifest.config.eos_ids),
+        max_waiting=queue,
+        prefix_cache=settings.prefix_cache,
+        step_log=log,
     )
     return build_app(
         scheduler,
@@ -127,3 +151,24 @@ def _load(directory: Path, settings: EngineSettings, queue: int, model_name: str
         target=settings.target,
         variant=settings.variant,
     )
+
+
+def _check_memory(manifest: Manifest, settings: EngineSettings, context: int) -> None:
+    """Refuse what cannot fit into this machine's memory; a device's own is not known here."""
+    from fungible.engine.memory import (  # noqa: PLC0415  # numpy, through the model's shape
+        available_memory,
+        memory_need,
+        require_memory,
+    )
+    from fungible.engine.scheduler import PREFILL_CHUNK  # noqa: PLC0415  # numpy, tokenizers
+
+    if parse_target(settings.target).device != "cpu":
+        return
+    need = memory_need(
+        manifest.variants[settings.variant].size,
+        manifest.config,
+        slots=settings.slots,
+        context=context,
+        chunk=PREFILL_CHUNK,
+    )
+    require_memory(need, available_memory(), slots=settings.slots, context=context)

@@ -173,6 +173,8 @@ class Supervisor:
             "home": str(self._home),
         }
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
+        if not engine.prefix_cache:
+            flags.append("--no-prefix-cache")
         return ["engine", "serve", *flags]
 
     def _write_resolved(self) -> Path:
