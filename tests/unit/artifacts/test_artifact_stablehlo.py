@@ -9,10 +9,20 @@ from jax import export
 
 from fungible.artifacts.checkpoint import expected_tensors
 from fungible.artifacts.program import PROGRAM, Program, load_program
-from fungible.artifacts.stablehlo import export_programs, export_step
+from fungible.artifacts.quantised_step import QuantisedStepWeights
+from fungible.artifacts.quantize import SCHEMES
+from fungible.artifacts.stablehlo import PLATFORMS, export_programs, export_step
+from fungible.artifacts.step_weights import FloatStepWeights, StepWeights
 from fungible.errors import ArtifactError
 from support.tiny_model import CONFIG
 
+STEPS: dict[str, StepWeights] = {
+    "f32": FloatStepWeights(CONFIG),
+    "bf16": FloatStepWeights(CONFIG, "BF16"),
+    "f16": FloatStepWeights(CONFIG, "F16"),
+    "int8": QuantisedStepWeights(CONFIG, SCHEMES["int8"]),
+    "int4": QuantisedStepWeights(CONFIG, SCHEMES["int4"]),
+}
 WIDE = msgspec.structs.replace(CONFIG, hidden=4096, intermediate=16384, vocab=200_000)
 
 
@@ -39,9 +49,21 @@ def test_calls_nothing_but_shape_assertions(folder: Path) -> None:
     assert "dot_general" in text
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_module_is_the_same_for_every_platform(platform: str) -> None:
-    assert export_step(CONFIG, platform).mlir_module() == export_step(CONFIG).mlir_module()
+@pytest.mark.parametrize("variant", STEPS)
+def test_module_is_the_same_for_every_platform(variant: str) -> None:
+    exported = [export_step(CONFIG, name, STEPS[variant]) for name in PLATFORMS]
+    assert len({bytes(one.mlir_module_serialized) for one in exported}) == 1
+    called = set(re.findall(r"custom_call @(\w+)", exported[0].mlir_module()))
+    assert called == {"shape_assertion"}
+
+
+@pytest.mark.parametrize("variant", ["bf16", "f16"])
+def test_half_precision_programs_take_half_the_bytes(variant: str, tmp_path: Path) -> None:
+    export_programs(CONFIG, tmp_path, STEPS[variant])
+    kinds = {item.name: item.dtype for item in load_program(tmp_path).arguments}
+    half = {"bf16": "bfloat16", "f16": "float16"}[variant]
+    assert kinds["model.embed_tokens.weight"] == kinds["keys.0"] == half
+    assert kinds["model.norm.weight"] == "float32"
 
 
 def test_weights_are_not_in_the_program(tmp_path: Path, folder: Path) -> None:
