@@ -56,6 +56,7 @@ def answers(runtime: Runtime, prompt: NDArray[np.int64], count: int) -> tuple[ob
     ("name", "target"),
     [
         *((name, "onnxruntime:cpu") for name in FAMILIES),
+        *((name, "openvino:cpu") for name in ("qwen2", "gemma3", "phi4")),
         *((name, "xla:cpu") for name in ("qwen2", "gemma3", "phi4")),
     ],
 )
