@@ -19,6 +19,9 @@ from fungible.engine.constraint import Constraint, Matcher
 from fungible.errors import EngineError, RequestError
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+# Between JSON's tokens a line may end and be indented; without a bound, weak models repeat white
+# space until the answer is cut. `lenient` would silently leave parts of a schema out.
+JSON_OPTIONS: Any = {"whitespace_pattern": r"\n?[ \t]{0,16}", "lenient": False}
 _KEPT = 128  # compiled grammars
 _LIMITS = llguidance.LLParserLimits(max_grammar_size=200_000, max_lexer_states=50_000)
 _NEGATIVE_INFINITY = np.float32(-np.inf)
@@ -42,7 +45,7 @@ def schema_grammar(schema: Mapping[str, Any] | bool, param: str) -> GrammarSourc
         schema = {}
     elif schema is False:
         schema = {"not": {}}
-    text = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    text = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)
     return GrammarSource(text=text, param=param)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fungible.engine.grammar import GrammarSource, lark_grammar
+from fungible.engine.grammar import JSON_OPTIONS, GrammarSource, lark_grammar
 from fungible.engine.tool_calls import CLOSE, OPEN, ToolFormat
 
 _TEXT = r"/(.|\n)*/"
@@ -39,6 +39,7 @@ def _schema(function: Mapping[str, Any], arguments: str) -> dict[str, Any]:
         "properties": {"name": {"const": function["name"]}, arguments: parameters},
         "required": ["name", arguments],
         "additionalProperties": False,
+        "x-guidance": JSON_OPTIONS,
     } | {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
 
 

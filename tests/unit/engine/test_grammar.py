@@ -155,6 +155,31 @@ def test_what_cannot_be_enforced_is_refused(
     assert caught.value.param == source.param
 
 
+def test_white_space_comes_to_an_end(tokenizer: ChatTokenizer) -> None:
+    sources = [
+        schema_grammar({"x-guidance": {"lenient": True}, "type": "object"}, "s"),
+        call_grammar(TOOLS, ToolFormat.LLAMA, parallel=False, forced=True),
+    ]
+    for source in sources:
+        state = tokenizer.grammars.compile(source).start()
+        (space,) = tokenizer.encode(" ")
+        for token in tokenizer.encode("{"):
+            state.accept(token)
+        logits = np.zeros(len(TOKENS), dtype=np.float32)
+        for _ in range(17):
+            state.mask(logits)
+            if logits[space] < 0:
+                break
+            state.accept(space)
+        assert logits[space] < 0
+
+
+def test_a_request_cannot_have_its_schema_read_leniently(tokenizer: ChatTokenizer) -> None:
+    source = schema_grammar({"x-guidance": {"lenient": True}, "if": {}}, "s")
+    with pytest.raises(RequestError, match="if"):
+        tokenizer.grammars.compile(source)
+
+
 def test_a_compiled_grammar_is_kept_and_its_answers_are_apart(tokenizer: ChatTokenizer) -> None:
     source = regex_grammar("ab", "r")
     one = tokenizer.grammars.compile(source)
