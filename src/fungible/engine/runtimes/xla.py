@@ -20,13 +20,14 @@ from jax import export
 from jax.experimental.compilation_cache import compilation_cache
 from numpy.typing import NDArray
 
+from fungible.artifacts.manifest import REFERENCE
 from fungible.artifacts.program import PROGRAM, Program, load_program
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.xla_compile import StepCompiler
 from fungible.engine.runtimes.xla_fork import copy_prefix, smallest, zero_caches
 from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
-from fungible.engine.runtimes.xla_weights import load_weights
+from fungible.engine.runtimes.xla_weights import load_weights, runs_in_float32
 from fungible.errors import (
     ArtifactError,
     ContextLengthError,
@@ -82,6 +83,10 @@ class XLARuntime:
                 hint=f"set the engine's context to {program.context} or less",
             )
         device = _open_device(target, threads)
+        steps = folder
+        if runs_in_float32(program, device):
+            steps = artifact / REFERENCE
+            program = _find_program(artifact, REFERENCE, target)
         _use_compilation_cache(artifact.parent / ".cache" / "xla")
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
         self._plan = ShapePlan(slots, context, accelerator=device.platform != "cpu")
@@ -93,7 +98,7 @@ class XLARuntime:
         self._device = device
         self._windows: dict[int, jax.Array] = {}
         state = (self._weights, self._keys, self._values)
-        self._compiler = StepCompiler(_load_step(folder, program), state, device)
+        self._compiler = StepCompiler(_load_step(steps, program), state, device)
         self._compiler.start(self._plan.first(), self._plan.all())
 
     def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:

@@ -88,14 +88,11 @@ class StepCompiler:
             raise EngineError(f"XLA cannot compile a step of {shape}: {error}") from error
 
     def _compile(self, shape: StepShape) -> CompiledStep:
-        types = [aval.dtype for aval in self._exported.in_avals]
         sizes = [(shape.rows, shape.length), *[(shape.rows,)] * 3, (shape.window,)]
         inputs = [self._shaped(size, jnp.dtype(jnp.int32)) for size in sizes]
 
-        def step(weights: Any, *arguments: Any) -> Any:  # noqa: ANN401
-            # Weights that were widened when they were loaded, see `load_weights`.
-            narrow = [array.astype(kind) for array, kind in zip(weights, types, strict=False)]
-            return self._exported.call(tuple(narrow), *arguments)
+        def step(*arguments: Any) -> Any:  # noqa: ANN401
+            return self._exported.call(*arguments)
 
         # A function of its own: JAX keeps what it lowered, tens of megabytes, as long as that.
         jitted = jax.jit(step, donate_argnums=(1, 2))
