@@ -80,12 +80,7 @@ def check_targets(
     Raises:
         InputError: The artifact has no such variant.
     """
-    unknown = [name for name in variants if name not in manifest.variants]
-    if unknown:
-        raise InputError(
-            f"{manifest.name} has no variant {unknown[0]!r}",
-            hint=f"it has: {', '.join(manifest.variants)}",
-        )
+    _require_known(manifest, variants)
     tokens = parity_tokens(artifact, manifest.config)
     reference = variant_logits(artifact, REFERENCE, manifest.config, tokens)
     pairs = [
@@ -120,6 +115,15 @@ def check_targets(
         checks.append(check)
     ran = {check.target for check in checks}
     return checks + [_nothing(target) for target in targets if str(target) not in ran]
+
+
+def _require_known(manifest: Manifest, variants: Sequence[str]) -> None:
+    unknown = [name for name in variants if name not in manifest.variants]
+    if unknown:
+        raise InputError(
+            f"{manifest.name} has no variant {unknown[0]!r}",
+            hint=f"it has: {', '.join(manifest.variants)}",
+        )
 
 
 def drift(recorded: Parity, measured: Parity) -> str:
