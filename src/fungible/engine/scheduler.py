@@ -200,7 +200,12 @@ class Scheduler:
             self._slots.take(placement)  # if it fails, the request goes on waiting
             with self._wake:
                 self._waiting.remove(generation)
-            self._start(generation, placement.slot, placement.reused)
+            try:
+                self._start(generation, placement.slot, placement.reused)
+            except Exception as error:  # noqa: BLE001  # such as a constraint that cannot start
+                self._mail.put(generation, EngineError(f"the answer cannot start: {error}"))
+                self._slots.end(placement.slot)
+                continue
             coming.append(prompt)
             self.metrics.queue_time.observe(now - generation.submitted)
             if not scored:
