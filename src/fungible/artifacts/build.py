@@ -11,6 +11,8 @@ import numpy as np
 
 from fungible.artifacts.checkpoint import Checkpoint, expected_tensors, locate
 from fungible.artifacts.config_json import llama_config_json
+from fungible.artifacts.encoder_build import build_encoder_artifact
+from fungible.artifacts.encoder_checkpoint import is_encoder
 from fungible.artifacts.gguf_checkpoint import GGUFCheckpoint
 from fungible.artifacts.huggingface import HuggingFaceCheckpoint
 from fungible.artifacts.manifest import (
@@ -72,7 +74,10 @@ def build_artifact(
         )
     wanted = [name for name in VARIANTS if name == REFERENCE or name in variants]
     report = progress or (lambda _stage, _done, _total: None)
-    checkpoint = open_checkpoint(source)
+    path = locate(source)
+    if is_encoder(path):
+        return build_encoder_artifact(source, path, store, variants, report)
+    checkpoint = open_checkpoint(str(path))
     report("hash the checkpoint", 0, 1)
     source_digest = content_digest({path.name: hash_file(path) for path in checkpoint.files})
     with store.locked():

