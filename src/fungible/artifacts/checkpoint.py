@@ -218,8 +218,8 @@ def _inside_distribution(name: str) -> Path:
     found = found or [file for file in files if file.name == "model.safetensors"]
     if len(found) != 1:
         raise ArtifactError(
-            f"source package:{name}: it holds {len(found)} .gguf or model.safetensors files, "
-            "not one"
+            f"source package:{name}: it holds {len(found)} .gguf files or "
+            "model.safetensors, not one"
         )
     path = Path(str(distribution.locate_file(found[0])))
     path = path if path.suffix == ".gguf" else path.parent

@@ -2,12 +2,9 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
-import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,13 +15,12 @@ from fungible.contract.openai import ModelCard, ModelList
 from fungible.engine.chat import ChatEndpoint
 from fungible.engine.completions import CompletionsEndpoint
 from fungible.engine.exchange import RequestIds
+from fungible.engine.http_answers import ERROR_HANDLERS, json_answer, refusals
 from fungible.engine.metrics import CONTENT_TYPE
 from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenize import TokenizeEndpoints
 from fungible.engine.tokenizer import ChatTokenizer
-from fungible.errors import EngineError, FungibleError, UnavailableError, UpstreamBusyError
-
-_RETRY_S = "1"
+from fungible.errors import UnavailableError
 
 
 def build_app(
@@ -50,13 +46,13 @@ def build_app(
     created = int(dt.datetime.fromisoformat(manifest.created).timestamp())
 
     async def models(_: Request) -> Response:
-        return _json(ModelList(data=[ModelCard(id=model, created=created)]))
+        return json_answer(ModelList(data=[ModelCard(id=model, created=created)]))
 
     async def health(_: Request) -> Response:
         if problem := scheduler.problem():
             raise UnavailableError(f"the engine cannot answer: {problem}")
         facts = {"status": "ok", "model": model, "artifact": manifest.digest}
-        return _json(facts | {"variant": variant, "target": target})
+        return json_answer(facts | {"variant": variant, "target": target})
 
     async def metrics(_: Request) -> Response:
         return Response(scheduler.metrics.render(model), media_type=CONTENT_TYPE)
@@ -81,38 +77,13 @@ def build_app(
             Route("/detokenize", text.detokenize, methods=["POST"]),
             Route("/health", health),
             Route("/metrics", metrics),
+            *refusals(
+                ("/v1/embeddings",),
+                "this model generates text and has no embeddings",
+                "send embeddings to an engine that serves an embedding model",
+            ),
         ],
-        exception_handlers=_HANDLERS,
+        exception_handlers=ERROR_HANDLERS,
         middleware=[Middleware(RequestIds)],
         lifespan=lifespan,
     )
-
-
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(value), status, headers=headers, media_type="application/json"
-    )
-
-
-def _on_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, FungibleError)  # noqa: S101  # registered for nothing else
-    busy = isinstance(error, UpstreamBusyError | UnavailableError)
-    return _json(error.to_openai(), error.status, {"Retry-After": _RETRY_S} if busy else None)
-
-
-def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  # registered for nothing else
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return _json({"error": body}, error.status_code, dict(error.headers or {}))
-
-
-def _on_bug(_: Request, error: Exception) -> Response:
-    return _json(EngineError(f"unexpected: {error!r}").to_openai(), 500)
-
-
-_HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = {
-    FungibleError: _on_error,
-    HTTPException: _on_http_error,
-    Exception: _on_bug,
-}

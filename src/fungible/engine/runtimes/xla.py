@@ -5,19 +5,12 @@ are mapped from the file and, on a CPU, used in place. The cache is donated to e
 XLA writes it in place too.
 """
 
-import contextlib
-import hashlib
-import os
-import platform
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
-from jax import export
-from jax.experimental.compilation_cache import compilation_cache
 from numpy.typing import NDArray
 
 from fungible.artifacts.manifest import REFERENCE
@@ -25,6 +18,11 @@ from fungible.artifacts.program import PROGRAM, Program, load_program
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.xla_compile import StepCompiler
+from fungible.engine.runtimes.xla_device import (
+    load_exported,
+    open_device,
+    use_compilation_cache,
+)
 from fungible.engine.runtimes.xla_fork import copy_prefix, smallest, zero_caches
 from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
 from fungible.engine.runtimes.xla_weights import load_weights, runs_in_float32
@@ -33,14 +31,8 @@ from fungible.errors import (
     ContextLengthError,
     EngineError,
     InputError,
-    UnavailableError,
 )
 
-_PLUGINS: Final = {
-    "cuda": "pip install 'jax[cuda13]'",
-    "rocm": "pip install 'jax[rocm7-local]'",
-    "tpu": "pip install 'jax[tpu]'",
-}
 # Steps that a score has in flight.
 _AHEAD: Final = 4
 
@@ -82,12 +74,12 @@ class XLARuntime:
                 f"{artifact.name} was trained for",
                 hint=f"set the engine's context to {program.context} or less",
             )
-        device = _open_device(target, threads)
+        device = open_device(target, threads)
         steps = folder
         if runs_in_float32(program, device):
             steps = artifact / REFERENCE
             program = _find_program(artifact, REFERENCE, target)
-        _use_compilation_cache(artifact.parent / ".cache" / "xla")
+        use_compilation_cache(artifact.parent / ".cache" / "xla")
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
         self._plan = ShapePlan(slots, context, accelerator=device.platform != "cpu")
         self._lengths = [0] * slots
@@ -98,7 +90,7 @@ class XLARuntime:
         self._device = device
         self._windows: dict[int, jax.Array] = {}
         state = (self._weights, self._keys, self._values)
-        self._compiler = StepCompiler(_load_step(steps, program), state, device)
+        self._compiler = StepCompiler(load_exported(steps, program), state, device)
         self._compiler.start(self._plan.first(), self._plan.all())
 
     def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
@@ -259,57 +251,3 @@ def _find_program(artifact: Path, variant: str, target: Target) -> Program:
             hint=f"variants that {target} runs: {', '.join(there) or 'none'}",
         )
     return load_program(artifact / variant)
-
-
-def _load_step(folder: Path, program: Program) -> export.Exported:
-    path = folder / program.jax_export
-    try:
-        return export.deserialize(bytearray(path.read_bytes()))
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:
-        raise ArtifactError(
-            f"{path}: JAX {jax.__version__} cannot read the program: {error}",
-            hint=f"it was exported by JAX {program.jax_version}; build the artifact again",
-        ) from error
-
-
-def _open_device(target: Target, threads: int) -> jax.Device:
-    """The first device of the target's platform; other platforms are not initialised."""
-    if target.device == "cpu":
-        os.environ["PJRT_NPROC"] = str(threads)
-    else:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    before = jax.config.jax_platforms
-    jax.config.update("jax_platforms", target.device)
-    try:
-        return jax.devices(target.device)[0]
-    except RuntimeError as error:
-        jax.config.update("jax_platforms", before)
-        hint = _PLUGINS.get(target.device, f"install a PJRT plugin for {target.device}")
-        raise UnavailableError(f"{target}: JAX finds no such device: {error}", hint=hint) from error
-
-
-def _use_compilation_cache(root: Path) -> None:
-    """Let JAX keep compiled steps under `root`, unless the user set a place or it is read-only.
-
-    Code for one CPU may use instructions that another lacks, so each kind has its folder.
-    """
-    folder = root / _host_fingerprint()
-    current = jax.config.jax_compilation_cache_dir
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or current == str(folder):
-        return
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        compilation_cache.reset_cache()
-
-
-def _host_fingerprint() -> str:
-    lines = ["", platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        lines += [line for line in text.splitlines() if line.startswith(("model name", "flags"))]
-    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:12]
