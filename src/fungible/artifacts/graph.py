@@ -17,6 +17,7 @@ _ELEMENT_TYPES = {
     "F16": TensorProto.FLOAT16,
     "BF16": TensorProto.BFLOAT16,
     "I8": TensorProto.INT8,
+    "U8": TensorProto.UINT8,
 }
 
 
@@ -31,8 +32,15 @@ class GraphWriter:
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
         """Add a node with one output; its name is returned."""
         name = output or f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
+        return self.outputs(kind, inputs, [name], **attributes)[0]
+
+    def outputs(
+        self, kind: str, inputs: Sequence[str], names: Sequence[str], **attributes: object
+    ) -> Sequence[str]:
+        """Add a node with several outputs of these names, which are returned."""
+        name = next(name for name in names if name)
+        self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
+        return names
 
     def split(self, value: str, count: int, sizes: str, *, axis: int = -1) -> list[str]:
         """Split a value into `count` parts whose lengths are the tensor `sizes`."""
@@ -86,7 +94,8 @@ class GraphWriter:
         graph: GraphProto = helper.make_graph(
             self._nodes, name, inputs, outputs, list(self._initializers.values())
         )
-        opset = helper.make_opsetid("", OPSET)
+        others = sorted({node.domain for node in self._nodes} - {""})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, 1) for d in others)]
         return helper.make_model(
-            graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="fungible"
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fungible"
         )

@@ -12,7 +12,7 @@ from fungible.errors import ArtifactError, DiskError
 
 MANIFEST = "manifest.json"
 REFERENCE = "f32"
-VARIANTS = (REFERENCE, "bf16", "f16", "int8", "int4", "int4-naive")
+VARIANTS = (REFERENCE, "bf16", "f16", "int8", "int4", "int4-ort", "int4-naive")
 # What is built when nothing is asked for.
 DEFAULT_VARIANTS = (REFERENCE, "int8", "int4", "int4-naive")
 _CHUNK = 1 << 20

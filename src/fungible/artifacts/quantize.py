@@ -131,7 +131,7 @@ def block_of(scheme: Scheme, width: int) -> int:
     return block
 
 
-def _pack4(q: NDArray[np.int8]) -> NDArray[np.uint8]:
+def pack4(q: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Two values per byte in reading order, the first in the low four bits; one dimension."""
     pairs = (q.view(np.uint8) & np.uint8(0x0F)).reshape(-1, 2)
     packed: NDArray[np.uint8] = pairs[:, 0] | (pairs[:, 1] << np.uint8(4))
@@ -165,7 +165,7 @@ def layout(config: ModelConfig, scheme: Scheme) -> dict[str, TensorSpec]:
     }
     for layer in range(config.layers):
         for parts in GROUPS:
-            rows, width = _group_shape(config, parts)
+            rows, width = group_shape(config, parts)
             specs |= _matrix_specs(
                 group_name(layer, parts),
                 rows,
@@ -182,7 +182,8 @@ def layout(config: ModelConfig, scheme: Scheme) -> dict[str, TensorSpec]:
     return specs | _matrix_specs(LM_HEAD, config.vocab, hidden, bits, head_block, shift=False)
 
 
-def _group_shape(config: ModelConfig, parts: tuple[str, ...]) -> tuple[int, int]:
+def group_shape(config: ModelConfig, parts: tuple[str, ...]) -> tuple[int, int]:
+    """Rows and width of `group_name`'s matrix, for `parts` of `GROUPS`."""
     q_rows, kv_rows = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes = {
         QKV: (q_rows + 2 * kv_rows, config.hidden),
@@ -218,8 +219,7 @@ def write_quantised(
         for layer in range(config.layers):
             progress(layer, config.layers)
             for parts in GROUPS:
-                names = [layer_tensor(layer, part) for part in parts]
-                matrix = _stack([_quantise(checkpoint, read, name, scheme) for name in names])
+                matrix = quantise_group(checkpoint, read, layer, parts, scheme)
                 _add_matrix(writer, group_name(layer, parts), matrix, scheme.bits)
             for name in layer_vectors(config, layer):
                 writer.add(name, read(name))
@@ -229,6 +229,18 @@ def write_quantised(
         head = symmetric(table, scheme.head_bits, block_of(scheme, config.hidden))
         _add_matrix(writer, LM_HEAD, head, scheme.head_bits)
         return writer.finish(), writer.regions
+
+
+def quantise_group(
+    checkpoint: Checkpoint,
+    read: Callable[[str], NDArray[np.float32]],
+    layer: int,
+    parts: tuple[str, ...],
+    scheme: Scheme,
+) -> Quantised:
+    """Several weights of a layer as one matrix, stacked along its rows; see `write_quantised`."""
+    names = [layer_tensor(layer, part) for part in parts]
+    return _stack([_quantise(checkpoint, read, name, scheme) for name in names])
 
 
 def _quantise(
@@ -255,7 +267,7 @@ def _stack(parts: list[Quantised]) -> Quantised:
 
 def _add_matrix(writer: TensorWriter, name: str, matrix: Quantised, bits: int) -> None:
     q: NDArray[Any] = np.ascontiguousarray(matrix.q.T)
-    writer.add(name, q if bits == 8 else _pack4(q))
+    writer.add(name, q if bits == 8 else pack4(q))
     writer.add(f"{name}.scale", np.ascontiguousarray(matrix.scale.T))
     if matrix.shift is not None:
         writer.add(f"{name}.shift", np.ascontiguousarray(matrix.shift.T))

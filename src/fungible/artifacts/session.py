@@ -1,7 +1,7 @@
 """Open an artifact's ONNX graph in ONNX Runtime."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -55,18 +55,24 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         ) from error
 
 
+def appends_in_place(session: ort.InferenceSession) -> bool:
+    """Whether the graph is one of `onnx_ort_graph`, which appends to the cache itself."""
+    return any(entry.name == "last_index" for entry in session.get_inputs())
+
+
 def all_logits(
     session: ort.InferenceSession, config: ModelConfig, tokens: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Float32 logits `(S, vocab)` after each of the tokens `(S,)`, from an empty cache."""
     count = len(tokens)
     empty = np.zeros((1, config.kv_heads, 0, config.head_dim), np.float32)
-    feeds = {
-        "input_ids": tokens[None],
-        "position_ids": np.arange(count)[None],
-        "attention_mask": np.tril(np.ones((count, count), np.bool_))[None, None],
-        "logits_index": np.arange(count),
-    }
+    feeds: dict[str, NDArray[Any]] = {"input_ids": tokens[None], "logits_index": np.arange(count)}
+    if appends_in_place(session):
+        feeds["last_index"] = np.array([count - 1], np.int32)
+        feeds["total_length"] = np.array([count], np.int32)
+    else:
+        feeds["position_ids"] = np.arange(count)[None]
+        feeds["attention_mask"] = np.tril(np.ones((count, count), np.bool_))[None, None]
     for layer in range(config.layers):
         feeds |= {f"past_key.{layer}": empty, f"past_value.{layer}": empty}
     return cast(NDArray[np.float32], session.run(["logits"], feeds)[0])

@@ -10,11 +10,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from fungible.artifacts.checkpoint import Checkpoint
 from fungible.artifacts.half_precision import float_layout, to_stored
 from fungible.artifacts.manifest import REFERENCE, FileEntry, hash_file
 from fungible.artifacts.onnx_graph import Weights, build_graph
+from fungible.artifacts.onnx_ort_graph import build_ort_graph
+from fungible.artifacts.onnx_ort_weights import BlockWeights, write_blocks
 from fungible.artifacts.onnx_weights import FloatWeights, QuantisedWeights
 from fungible.artifacts.quantised_step import QuantisedStepWeights
 from fungible.artifacts.quantize import SCHEMES, write_quantised
@@ -87,6 +90,19 @@ def _quantised(*, stablehlo: bool) -> Callable[[Checkpoint, Path, str, Progress]
     return write
 
 
+def _int4_ort(checkpoint: Checkpoint, directory: Path, name: str, report: Progress) -> Files:
+    """The blocks of `int4` under operators that ONNX Runtime alone has."""
+    folder, config = directory / name, checkpoint.config
+    entry, regions = write_blocks(
+        checkpoint,
+        _reader(checkpoint, directory, name),
+        folder / WEIGHTS,
+        lambda done, total: report(f"write {name}", done, total),
+    )
+    model = build_ort_graph(config, BlockWeights(config, regions), WEIGHTS)
+    return {WEIGHTS: entry, GRAPH: _write_model(model, folder)}
+
+
 WRITERS = {
     "f32": Writer(words="none (float32)", bytes_per_weight=4.0, write=_float("F32")),
     "bf16": Writer(
@@ -104,6 +120,13 @@ WRITERS = {
     ),
     "int4": Writer(
         words=SCHEMES["int4"].words, bytes_per_weight=1.25, write=_quantised(stablehlo=True)
+    ),
+    "int4-ort": Writer(
+        words=f"{SCHEMES['int4'].words}; operators of ONNX Runtime alone: faster there, and "
+        f"not for {', '.join((*ONNX_RUNTIMES[1:], *STABLEHLO_RUNTIMES))} or preflight",
+        bytes_per_weight=1.25,
+        write=_int4_ort,
+        runtimes=ONNX_RUNTIMES[:1],
     ),
     # A bad example on purpose: one kind of graph is enough of it.
     "int4-naive": Writer(
@@ -137,7 +160,10 @@ def _export(checkpoint: Checkpoint, folder: Path, weights: StepWeights, report: 
 
 
 def _write_graph(checkpoint: Checkpoint, folder: Path, weights: Weights) -> FileEntry:
-    model = build_graph(checkpoint.config, weights, WEIGHTS)
+    return _write_model(build_graph(checkpoint.config, weights, WEIGHTS), folder)
+
+
+def _write_model(model: ModelProto, folder: Path) -> FileEntry:
     data = model.SerializeToString(deterministic=True)
     (folder / GRAPH).write_bytes(data)
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 def test_list(home: Path) -> None:
     found = json.loads(run("list", "--home", home, "--json").stdout)
     assert [(one["name"], list(one["variants"])) for one in found] == [
-        ("tiny-llama", ["f32", "bf16", "f16", "int8", "int4", "int4-naive"])
+        ("tiny-llama", ["f32", "bf16", "f16", "int8", "int4", "int4-ort", "int4-naive"])
     ]
     assert found[0]["digest"][:23] in run("list", "--home", home).stdout
 

@@ -7,17 +7,27 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from fungible.artifacts.manifest import load_manifest
-from fungible.artifacts.session import open_session
+from fungible.artifacts.model_config import ModelConfig
+from fungible.artifacts.session import appends_in_place, open_session
 from fungible.contract.target import Target
-from fungible.engine.runtimes.base import RuntimeLimits
+from fungible.engine.runtimes.base import Runtime, RuntimeLimits
+from fungible.engine.runtimes.onnxruntime_in_place import InPlaceRuntime
 from fungible.engine.runtimes.slot_cache import GraphStep, SlotCache
 from fungible.errors import ArtifactError, InputError
 
 _CPU = "cpu"
 
 
-class ONNXRuntime(SlotCache):
-    """Runs one variant of an artifact; see `Runtime`.
+def open_onnxruntime(
+    artifact: Path,
+    variant: str,
+    target: Target,
+    *,
+    slots: int,
+    context: int,
+    threads: int,
+) -> Runtime:
+    """Load one variant of an artifact; the graph decides who keeps its cache.
 
     Args:
         artifact: Artifact directory.
@@ -31,38 +41,42 @@ class ONNXRuntime(SlotCache):
         ArtifactError: The variant is missing or cannot be loaded.
         InputError: The device is not here, or the context is longer than the model's.
     """
+    manifest = load_manifest(artifact)
+    if variant not in manifest.variants:
+        raise ArtifactError(
+            f"{artifact}: there is no variant {variant!r}",
+            hint=f"it has: {', '.join(manifest.variants)}",
+        )
+    if target.device != _CPU or target.arch:
+        raise InputError(
+            f"target {target}: ONNX Runtime runs on the CPU here",
+            hint="use onnxruntime:cpu",
+        )
+    config = manifest.config
+    if context > config.context:
+        raise InputError(f"context {context} is longer than the model's {config.context} tokens")
+    limits = RuntimeLimits(slots=slots, context=context, vocab=config.vocab)
+    session = open_session(artifact / variant / "model.onnx", threads)
+    if appends_in_place(session):
+        return InPlaceRuntime(session, config, limits)
+    return ONNXRuntime(session, config, limits)
+
+
+class ONNXRuntime(SlotCache):
+    """Runs a graph that keeps no state; see `Runtime`.
+
+    Args:
+        session: The loaded graph.
+        config: The model's shape.
+        limits: Slots, context and vocabulary.
+    """
 
     def __init__(
-        self,
-        artifact: Path,
-        variant: str,
-        target: Target,
-        *,
-        slots: int,
-        context: int,
-        threads: int,
+        self, session: ort.InferenceSession, config: ModelConfig, limits: RuntimeLimits
     ) -> None:
-        manifest = load_manifest(artifact)
-        if variant not in manifest.variants:
-            raise ArtifactError(
-                f"{artifact}: there is no variant {variant!r}",
-                hint=f"it has: {', '.join(manifest.variants)}",
-            )
-        if target.device != _CPU or target.arch:
-            raise InputError(
-                f"target {target}: ONNX Runtime runs on the CPU here",
-                hint="use onnxruntime:cpu",
-            )
-        config = manifest.config
-        if context > config.context:
-            raise InputError(
-                f"context {context} is longer than the model's {config.context} tokens"
-            )
-        self.limits = RuntimeLimits(slots=slots, context=context, vocab=config.vocab)
-        self._session: ort.InferenceSession | None = open_session(
-            artifact / variant / "model.onnx", threads
-        )
-        super().__init__(config, self.limits, self._execute)
+        self.limits = limits
+        self._session: ort.InferenceSession | None = session
+        super().__init__(config, limits, self._execute)
 
     def close(self) -> None:
         """See `Runtime.close`."""

@@ -90,6 +90,12 @@ def _model_config(artifact: Path, variant: str, context: int) -> ModelConfig:
             f"{artifact}: there is no variant {variant!r}",
             hint=f"it has: {', '.join(manifest.variants)}",
         )
+    runtimes = manifest.variants[variant].runtimes
+    if "openvino" not in runtimes:
+        raise ArtifactError(
+            f"{artifact.name}: variant {variant!r} is not for OpenVINO",
+            hint=f"it runs on {', '.join(runtimes)}; int4 runs on both",
+        )
     if context > manifest.config.context:
         raise InputError(
             f"context {context} is longer than the model's {manifest.config.context} tokens",

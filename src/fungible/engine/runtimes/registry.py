@@ -8,9 +8,9 @@ from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Runtime
 from fungible.errors import InputError, MissingExtraError
 
-# runtime -> (module, class, extra that installs its library)
+# runtime -> (module, class or function, extra that installs its library)
 RUNTIMES = {
-    "onnxruntime": ("fungible.engine.runtimes.onnxruntime", "ONNXRuntime", "onnxruntime"),
+    "onnxruntime": ("fungible.engine.runtimes.onnxruntime", "open_onnxruntime", "onnxruntime"),
     "openvino": ("fungible.engine.runtimes.openvino", "OpenVINORuntime", "openvino"),
     "xla": ("fungible.engine.runtimes.xla", "XLARuntime", "xla"),
     "iree": ("fungible.engine.runtimes.iree", "IREERuntime", "iree"),
