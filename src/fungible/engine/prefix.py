@@ -4,6 +4,11 @@ A slot that ended an answer keeps its tokens until another prompt needs the room
 that begins like what some slot holds starts from there: in the same slot, or in another one
 that gets a copy (the idea of vLLM's prefix cache and SGLang's RadixAttention, Zheng et al.,
 2024, at the granularity of our slots).
+
+Only whole pieces of a prompt are taken over, as the scheduler cuts them, and nothing that was
+decoded: kernels round differently for one token than for many, so a prompt cut elsewhere would
+change the answers of quantised variants. What is taken over here is, number by number, what
+running the prompt would have put there.
 """
 
 from collections.abc import Sequence
@@ -13,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungible.engine.runtimes.base import Runtime
-
-LEAST_REUSE = 16  # tokens; below it, a copy and another cut of the prompt are not worth it
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -30,15 +33,18 @@ class SlotTable:
 
     Args:
         runtime: Its slots are empty.
+        piece: Tokens of a piece; prompts are cut at its multiples.
         reuse: Keep the tokens of ended answers, and start prompts from what slots hold.
     """
 
-    def __init__(self, runtime: Runtime, *, reuse: bool) -> None:
+    def __init__(self, runtime: Runtime, *, piece: int, reuse: bool) -> None:
         self._runtime = runtime
+        self._piece = piece
         self._reuse = reuse
         limits = runtime.limits
         self._tokens = np.zeros((limits.slots, limits.context), np.int64)
         self._lengths = [0] * limits.slots
+        self._whole = [0] * limits.slots  # tokens at the start that were run in whole pieces
         self._free = list(range(limits.slots))  # the least recently used first
         self._busy: set[int] = set()
         self._ended: list[int] = []
@@ -74,9 +80,9 @@ class SlotTable:
         wanted = prompt[:-1]
         shared = {slot: self._shared(slot, wanted) for slot in [*self._free, *self._busy]}
         source = max(shared, key=lambda slot: (shared[slot], slot in self._free))
-        reused = shared[source] if shared[source] >= LEAST_REUSE else 0
+        reused = shared[source]
         later = max((common_prefix(one, wanted) for one in coming), default=0)
-        if later >= LEAST_REUSE and later > reused:
+        if later // self._piece * self._piece > reused:
             return None
         if not reused:
             return Placement(self._cheapest(), source, 0)
@@ -93,13 +99,15 @@ class SlotTable:
             if reused:
                 self._runtime.fork(source, slot, reused)
                 self._tokens[slot, :reused] = self._tokens[source, :reused]
-        self._lengths[slot] = reused
+        self._lengths[slot] = self._whole[slot] = reused
         self._free.remove(slot)
         self._busy.add(slot)
 
-    def append(self, slot: int, tokens: NDArray[np.int64]) -> None:
-        """The runtime ran these tokens in a slot."""
+    def append(self, slot: int, tokens: NDArray[np.int64], *, prefill: bool = False) -> None:
+        """The runtime ran these tokens in a slot; `prefill` when they were a piece of a prompt."""
         at = self._lengths[slot]
+        if prefill and at == self._whole[slot] and len(tokens) == self._piece:
+            self._whole[slot] += self._piece
         self._tokens[slot, at : at + len(tokens)] = tokens
         self._lengths[slot] = at + len(tokens)
 
@@ -136,10 +144,11 @@ class SlotTable:
     def _empty(self, slot: int, *, always: bool = False) -> None:
         if always or self._lengths[slot]:
             self._runtime.release(slot)
-            self._lengths[slot] = 0
+            self._lengths[slot] = self._whole[slot] = 0
 
     def _shared(self, slot: int, wanted: NDArray[np.int64]) -> int:
-        return common_prefix(self._tokens[slot, : self._lengths[slot]], wanted)
+        same = common_prefix(self._tokens[slot, : self._whole[slot]], wanted)
+        return same // self._piece * self._piece
 
 
 def common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:

@@ -71,7 +71,7 @@ class Scheduler:
         self._wake = threading.Condition()
         self._waiting: deque[Generation] = deque()
         self._active: dict[int, Sequence] = {}
-        self._slots = SlotTable(runtime, reuse=prefix_cache)
+        self._slots = SlotTable(runtime, piece=prefill_chunk, reuse=prefix_cache)
         self._recorder = StepRecorder(step_log)
         self._mail = Mailbox()
         self._failures = 0
@@ -247,7 +247,7 @@ class Scheduler:
         else:
             logits = self._runtime.prefill(sequence.slot, piece)
         self.metrics.prefill_time.value += time.monotonic() - started
-        self._slots.append(sequence.slot, piece)
+        self._slots.append(sequence.slot, piece, prefill=not sequence.scoring)
         sequence.prefilled += len(piece)
         kv = self._slots.held(sequence.slot)
         self._recorder.note(sequence.slot, sequence.request_id, kv=kv, prefill=len(piece))
