@@ -4,11 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from fungible.artifacts.model_config import EncoderConfig, ModelConfig
 from fungible.errors import ArtifactError
 
 BERT = "bert"
+# What both graphs take beside weights; a model without segments has no third in ONNX.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Added to scores that must not count; finite, so that no arithmetic on it makes a NaN.
+MASKED = np.float32(-1e30)
+# What torch's `normalize` and the mean of sentence-transformers keep divisors above.
+SHORTEST, FEWEST = np.float32(1e-12), np.float32(1e-9)
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",

@@ -17,14 +17,10 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from fungible.artifacts.encoder_checkpoint import POSITIONS, QKV, SEGMENTS, WORDS
+from fungible.artifacts.encoder_config import FEWEST, INPUTS, MASKED, SHORTEST
 from fungible.artifacts.graph import GraphWriter
 from fungible.artifacts.model_config import EncoderConfig, ModelConfig
 from fungible.artifacts.tensors import Region
-
-# Added to scores that must not count; finite, so that no arithmetic on it makes a NaN.
-MASKED = np.float32(-1e30)
-# What torch's `normalize` and `clamp` of sentence-transformers keep divisors above.
-SHORTEST, FEWEST = np.float32(1e-12), np.float32(1e-9)
 
 
 def build_encoder_graph(
@@ -47,7 +43,7 @@ def build_encoder_graph(
         x = writer.attention(x, layer)
         x = writer.feed_forward(x, layer)
     writer.pool(x)
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if encoder.token_types else [])]
+    names = INPUTS if encoder.token_types else INPUTS[:2]
     inputs: list[ValueInfoProto] = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "S"]) for name in names
     ]

@@ -14,14 +14,12 @@ import msgspec
 from jax import export, lax
 
 from fungible.artifacts.encoder_checkpoint import POSITIONS, QKV, SEGMENTS, WORDS, encoder_layout
-from fungible.artifacts.encoder_onnx import FEWEST, MASKED, SHORTEST
+from fungible.artifacts.encoder_config import FEWEST, INPUTS, MASKED, SHORTEST
 from fungible.artifacts.model_config import EncoderConfig, ModelConfig
 from fungible.artifacts.program import PROGRAM, Argument, Program
 from fungible.artifacts.stablehlo import PLATFORMS, no_source_locations, portable_version
 from fungible.artifacts.tensors import PROGRAM_TYPES
 
-# What the program takes after its weights.
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SYMBOLS = {"B": "texts of this batch", "S": "tokens per text, filled up on the right"}
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),

@@ -10,7 +10,7 @@ from fungible.artifacts.store import ArtifactStore
 from fungible.cli.serve import bind, run_server
 from fungible.config import DEFAULT_HOME, EngineSettings
 from fungible.contract.target import parse_target
-from fungible.errors import ArtifactError, MissingExtraError
+from fungible.errors import ArtifactError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -124,6 +124,16 @@ def _load(
     context = min(settings.context, manifest.config.context)
     if context < settings.context:
         click.echo(f"note: context is {context}, the most the model was trained for", err=True)
+    if manifest.kind == "encoder":
+        return _load_encoder(
+            directory,
+            manifest,
+            settings,
+            context=context,
+            queue=queue,
+            name=model_name,
+            log=step_log,
+        )
     _check_memory(manifest, settings, context)
     log = None if step_log is None else StepLog(step_log)  # a bad path fails before the loading
     tokenizer = ChatTokenizer(directory, manifest.config)
@@ -150,6 +160,36 @@ def _load(
         model_name=model_name,
         target=settings.target,
         variant=settings.variant,
+    )
+
+
+def _load_encoder(
+    directory: Path,
+    manifest: Manifest,
+    settings: EngineSettings,
+    *,
+    context: int,
+    queue: int,
+    name: str,
+    log: Path | None,
+) -> "Starlette":
+    """The application of an embedding model."""
+    from fungible.engine.embedding_server import load_embedding_app  # noqa: PLC0415  # numpy
+
+    if log is not None:
+        raise InputError(
+            "--step-log is for models that generate text", hint="/metrics has what batches took"
+        )
+    return load_embedding_app(
+        directory,
+        manifest,
+        parse_target(settings.target),
+        variant=settings.variant,
+        slots=settings.slots,
+        context=context,
+        threads=settings.threads,
+        queue=queue,
+        model_name=name,
     )
 
 

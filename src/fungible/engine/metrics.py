@@ -123,23 +123,29 @@ class EngineMetrics:
 
     def render(self, model: str) -> bytes:
         """The whole page."""
-        escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        common = f'model_name="{escaped}"'
-        lines: list[str] = []
-        named = ""
-        for metric in self._all():
-            if metric.name != named:
-                named = metric.name
-                lines += [f"# HELP {named} {metric.help}", f"# TYPE {named} {metric.kind}"]
-            lines += metric.samples(common)
-        return "\n".join([*lines, ""]).encode()
+        return render(self, model)
 
-    def _all(self) -> Iterator[Metric | Histogram]:
-        for value in vars(self).values():
-            if isinstance(value, dict):
-                yield from value.values()
-            else:
-                yield value
+
+def render(metrics: object, model: str) -> bytes:
+    """The page of an object whose attributes are metrics, or dictionaries of them."""
+    escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    common = f'model_name="{escaped}"'
+    lines: list[str] = []
+    named = ""
+    for metric in _all(metrics):
+        if metric.name != named:
+            named = metric.name
+            lines += [f"# HELP {named} {metric.help}", f"# TYPE {named} {metric.kind}"]
+        lines += metric.samples(common)
+    return "\n".join([*lines, ""]).encode()
+
+
+def _all(metrics: object) -> Iterator[Metric | Histogram]:
+    for value in vars(metrics).values():
+        if isinstance(value, dict):
+            yield from value.values()
+        else:
+            yield value
 
 
 def _number(value: float) -> str:
