@@ -1,8 +1,9 @@
 """How many greedy answers change when requests share steps, or start from what slots hold.
 
 Run `python benchmarks/batch_invariance.py ARTIFACT`. Every variant answers the same prompts three
-times: one at a time, all at once, and all at once with prefix reuse. In `f32` no answer may change;
-for the others this measures how far they depart, by the tokens before the first difference.
+times: one at a time, all at once, and all at once with prefix reuse; the prompts share a long
+start. In `f32` no answer may change; for the others this measures how far they depart, by the
+tokens before the first difference.
 """
 
 import argparse
@@ -23,6 +24,17 @@ from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenizer import ChatTokenizer
 
 _TOPICS = ("rain", "a bridge", "bread", "a clock", "the moon", "salt", "a library", "glass")
+# The start that all prompts share: long enough for whole pieces to be taken over.
+_SHARED = (
+    "You are the guide of a small museum of everyday things. Visitors are curious, of every age, "
+    "and most of them have little time. Speak plainly, name the place and the century where you "
+    "know them, and say so where you do not. Prefer what can be seen in the room to what must be "
+    "imagined. Never invent a date, a name or a number. When a visitor asks about money, answer "
+    "with what a loaf of bread cost in the same year, so that children can follow. When two "
+    "stories about an object disagree, tell both and say which one the museum believes, and why. "
+    "Do not speak of politics, of other museums, or of the weather. Answers are read aloud, so "
+    "keep sentences short, avoid lists and brackets, and end with one question for the visitor. "
+)
 _FORMS = (
     "Explain in three sentences what {} is.",
     "Write a short story about {}.",
@@ -41,12 +53,16 @@ class Row(msgspec.Struct):
     agree_batched: float
     changed_reused: int
     agree_reused: float
+    reused_tokens: int
 
 
 async def answers(
     directory: Path, manifest: Manifest, variant: str, options: argparse.Namespace, *, mode: str
-) -> list[list[int]]:
-    """The tokens of each answer; `mode` is `alone`, `batched` or `reused`."""
+) -> tuple[list[list[int]], int]:
+    """The tokens of each answer, and how many prompt tokens were taken over.
+
+    `mode` is `alone`, `batched` or `reused`.
+    """
     tokenizer = ChatTokenizer(directory, manifest.config)
     slots = 1 if mode == "alone" else options.slots
     runtime = open_runtime(
@@ -54,7 +70,7 @@ async def answers(
         variant,
         parse_target(options.target),
         slots=slots,
-        context=options.tokens + 256,
+        context=options.tokens + 512,
         threads=options.threads,
     )
     scheduler = Scheduler(
@@ -66,9 +82,11 @@ async def answers(
     scheduler.start()
     try:
         waiting = [scheduler.submit(one) for one in requests(tokenizer, options)]
-        return [[one.token for one in (await each.outputs())[0].tokens] for each in waiting]
+        outputs = [(await each.outputs())[0] for each in waiting]
     finally:
         await scheduler.close()
+    tokens = [[one.token for one in output.tokens] for output in outputs]
+    return tokens, sum(output.cached_tokens for output in outputs)
 
 
 def requests(tokenizer: ChatTokenizer, options: argparse.Namespace) -> list[GenerationRequest]:
@@ -77,7 +95,9 @@ def requests(tokenizer: ChatTokenizer, options: argparse.Namespace) -> list[Gene
     return [
         GenerationRequest(
             prompt=tuple(
-                tokenizer.encode(tokenizer.render([ChatMessage(role="user", content=text)]))
+                tokenizer.encode(
+                    tokenizer.render([ChatMessage(role="user", content=_SHARED + text)])
+                )
             ),
             sampling=SamplingParams(temperature=0.0, top_logprobs=0),
             max_tokens=options.tokens,
@@ -105,12 +125,19 @@ def measure(directory: Path, variant: str, options: argparse.Namespace) -> Row:
     """Answer three times and compare."""
     manifest = load_manifest(directory)
 
-    def run(mode: str) -> list[list[int]]:
+    def run(mode: str) -> tuple[list[list[int]], int]:
         return asyncio.run(answers(directory, manifest, variant, options, mode=mode))
 
-    alone = run("alone")
-    batched, reused = compare(alone, run("batched")), compare(alone, run("reused"))
-    return Row(options.target, variant, len(alone), *batched, *reused)
+    alone, _ = run("alone")
+    batched, (shared, taken) = run("batched")[0], run("reused")
+    return Row(
+        options.target,
+        variant,
+        len(alone),
+        *compare(alone, batched),
+        *compare(alone, shared),
+        taken,
+    )
 
 
 def main() -> None:
@@ -127,13 +154,13 @@ def main() -> None:
     options = parser.parse_args()
     known = load_manifest(options.artifact).variants
     rows = []
-    print("variant      answers  changed batched (agree)  changed reused (agree)")
+    print("variant      answers  changed batched (agree)  changed reused (agree)  tokens reused")
     for variant in options.variants.split(",") if options.variants else known:
         row = measure(options.artifact, variant, options)
         rows.append(msgspec.to_builtins(row))
         print(
             f"{row.variant:12} {row.answers:7}  {row.changed_batched:15} ({row.agree_batched:.2f})"
-            f"  {row.changed_reused:15} ({row.agree_reused:.2f})",
+            f"  {row.changed_reused:15} ({row.agree_reused:.2f})  {row.reused_tokens:13}",
             flush=True,
         )
     if options.json:
