@@ -7,9 +7,9 @@ from fungible.errors import ArtifactError, MissingExtraError, UnavailableError
 
 _REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Weights, configuration, tokenizer, chat template and model card; not other formats of the same.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md"]
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "vocab.txt", "README.md"]
 # Second copies of the weights that some repositories hold.
-_UNWANTED = ["*/*", "consolidated*"]
+_UNWANTED = ["*/*.safetensors", "consolidated*"]
 
 
 def fetch(reference: str) -> Path:

@@ -12,7 +12,7 @@ from fungible.artifacts.manifest import REFERENCE, Manifest, Parity, hash_file, 
 from fungible.artifacts.parity import compare, parity_tokens, variant_logits
 from fungible.artifacts.target_parity import Score, TargetCheck, check_targets, drift
 from fungible.contract.target import Target
-from fungible.errors import ArtifactError
+from fungible.errors import ArtifactError, InputError
 
 Progress = Callable[[str, int, int], None]
 
@@ -104,10 +104,15 @@ def verify_on_targets(
 
     Raises:
         ArtifactError: There is no readable manifest.
-        InputError: The artifact has no such variant.
+        InputError: The artifact has no such variant, or is an embedding model.
     """
     report = progress or (lambda _stage, _done, _total: None)
     manifest = load_manifest(artifact)
+    if manifest.kind == "encoder":
+        raise InputError(
+            f"{manifest.name} is an embedding model: it has no logits to compare on targets",
+            hint="leave --targets out: its embeddings in ONNX Runtime and XLA are compared",
+        )
     problems = _check_files(artifact, manifest, report)
     checks = (
         []
@@ -143,6 +148,8 @@ def _check_file(artifact: Path, path: str, sha256: str) -> str:
 
 
 def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> list[VariantCheck]:
+    if manifest.kind == "encoder":
+        return [_check_encoder(artifact, manifest, name) for name in manifest.variants]
     tokens = parity_tokens(artifact, manifest.config)
     reference = variant_logits(artifact, REFERENCE, manifest.config, tokens)
     checks = []
@@ -165,3 +172,14 @@ def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> lis
             )
         )
     return checks
+
+
+def _check_encoder(artifact: Path, manifest: Manifest, name: str) -> VariantCheck:
+    """An embedding model's graphs against each other."""
+    from fungible.artifacts.encoder_parity import disagreement  # noqa: PLC0415  # JAX
+
+    others = graph_facts(artifact / name / "model.onnx").other_domains
+    problems = [f"operators outside the standard: {', '.join(others)}"] if others else []
+    apart = disagreement(artifact, manifest, name)
+    problems += [apart] if apart else []
+    return VariantCheck(variant=name, recorded=None, measured=None, problems=problems)
