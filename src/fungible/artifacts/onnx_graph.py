@@ -28,7 +28,7 @@ from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.rotary import amplitude, frequencies, rotary_tables
 
 # Longer tables of sines would make the graph a file of many megabytes; it computes them then.
-_LONGEST_TABLE = 16_384
+LONGEST_TABLE = 16_384
 
 
 class Weights(Protocol):
@@ -90,6 +90,44 @@ def build_graph(config: ModelConfig, weights: Weights, weights_file: str) -> Mod
     return graph.model(config.family, _inputs(config), _outputs(config))
 
 
+def rotary_inputs(
+    graph: GraphWriter, config: ModelConfig, positions: str
+) -> dict[bool, tuple[str, ...]]:
+    """What `RotaryEmbedding` takes beside the heads, by whether the layer has the window.
+
+    Args:
+        graph: Where tables or nodes are added.
+        config: The model's shape.
+        positions: Of the tokens, int64 `[B, S]`.
+    """
+    kinds = {config.has_window(layer) for layer in range(config.layers)}
+    if config.local_rope_theta is None:
+        return dict.fromkeys(kinds, _turns(graph, config, positions, "rotary", windowed=False))
+    names = {False: "rotary", True: "local_rotary"}
+    return {
+        kind: _turns(graph, config, positions, names[kind], windowed=kind) for kind in sorted(kinds)
+    }
+
+
+def _turns(
+    graph: GraphWriter, config: ModelConfig, positions: str, name: str, *, windowed: bool
+) -> tuple[str, ...]:
+    if config.context <= LONGEST_TABLE:
+        cos, sin = rotary_tables(config, windowed=windowed)
+        names = graph.const(cos, f"{name}_cos"), graph.const(sin, f"{name}_sin")
+        return *names, positions
+    turns = frequencies(config, windowed=windowed).astype(np.float32)
+    floats = graph.op("Cast", positions, to=TensorProto.FLOAT)
+    floats = graph.op("Unsqueeze", floats, graph.const([-1]))
+    angles = graph.op("Mul", floats, graph.const(turns, f"{name}_frequencies"))
+    scale = np.float32(amplitude(config, windowed=windowed))
+    return tuple(_scaled(graph, graph.op(kind, angles), scale) for kind in ("Cos", "Sin"))
+
+
+def _scaled(graph: GraphWriter, x: str, scale: np.float32) -> str:
+    return x if scale == 1 else graph.op("Mul", x, graph.const(scale))
+
+
 class _Decoder:
     """The layers; x is float32 `[B·S, hidden]` throughout."""
 
@@ -99,29 +137,8 @@ class _Decoder:
         self.weights = weights
         self.shapes = _Shapes(graph, config)
         kinds = sorted({config.has_window(layer) for layer in range(config.layers)})
-        if config.local_rope_theta is None:
-            self.rotary = dict.fromkeys(kinds, self._rotary("rotary", windowed=False))
-        else:
-            names = {False: "rotary", True: "local_rotary"}
-            self.rotary = {kind: self._rotary(names[kind], windowed=kind) for kind in kinds}
+        self.rotary = rotary_inputs(graph, config, "position_ids")
         self.bias = {kind: self._bias(windowed=kind) for kind in kinds}
-
-    def _rotary(self, name: str, *, windowed: bool) -> tuple[str, ...]:
-        """What `RotaryEmbedding` takes beside the heads."""
-        graph, config = self.graph, self.config
-        if config.context <= _LONGEST_TABLE:
-            cos, sin = rotary_tables(config, windowed=windowed)
-            names = graph.const(cos, f"{name}_cos"), graph.const(sin, f"{name}_sin")
-            return *names, "position_ids"
-        turns = frequencies(config, windowed=windowed).astype(np.float32)
-        positions = graph.op("Cast", "position_ids", to=TensorProto.FLOAT)
-        positions = graph.op("Unsqueeze", positions, graph.const([-1]))
-        angles = graph.op("Mul", positions, graph.const(turns, f"{name}_frequencies"))
-        scale = np.float32(amplitude(config, windowed=windowed))
-        return tuple(self._scaled(graph.op(kind, angles), scale) for kind in ("Cos", "Sin"))
-
-    def _scaled(self, x: str, scale: np.float32) -> str:
-        return x if scale == 1 else self.graph.op("Mul", x, self.graph.const(scale))
 
     def _bias(self, *, windowed: bool) -> str:
         """What is added to scores `[B, kv_heads, group, S, T]`: 0, or −∞ where hidden."""
@@ -146,7 +163,7 @@ class _Decoder:
     def embed(self) -> str:
         """The rows of the input tokens: `[B, S, hidden]`."""
         rows = self.weights.embed(self.graph, "input_ids")
-        return self._scaled(rows, np.float32(self.config.embedding_scale))
+        return _scaled(self.graph, rows, np.float32(self.config.embedding_scale))
 
     def normalise(self, x: str, name: str) -> str:
         """RMSNorm (Zhang and Sennrich, 2019)."""

@@ -22,25 +22,15 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from fungible.artifacts.checkpoint import FINAL_NORM, GATE_UP, QKV, layer_bias, layer_tensor
 from fungible.artifacts.graph import GraphWriter
 from fungible.artifacts.model_config import ModelConfig
+from fungible.artifacts.onnx_graph import LONGEST_TABLE, rotary_inputs
 from fungible.artifacts.onnx_ort_weights import DOMAIN, BlockWeights
-from fungible.artifacts.rotary import rotary_tables
-from fungible.errors import ArtifactError
 
-# The operator reads sines from a table; longer ones would make the graph too large a file.
-_LONGEST_TABLE = 16_384
+# `GroupQueryAttention` takes sines from tables, and only tables that are whole vectors wide.
+_TABLE_WIDTH = 8
 
 
 def build_ort_graph(config: ModelConfig, weights: BlockWeights, weights_file: str) -> ModelProto:
-    """The model; `weights_file` is the safetensors file's name beside the graph.
-
-    Raises:
-        ArtifactError: The model's context is too long for a table of sines.
-    """
-    if config.context > _LONGEST_TABLE:
-        raise ArtifactError(
-            f"int4-ort covers contexts of up to {_LONGEST_TABLE} tokens, not {config.context}",
-            hint="build int4, whose graph computes its rotary positions",
-        )
+    """The model; `weights_file` is the safetensors file's name beside the graph."""
     graph = GraphWriter(weights_file)
     decoder = _Decoder(graph, config, weights)
     x, normed = decoder.start()
@@ -73,19 +63,18 @@ class _Decoder:
         self.attended = graph.const([-1, heads * dim])
         self.qkv_sizes = graph.const([heads * dim, kv * dim, kv * dim])
         self.gate_up_sizes = graph.const([config.intermediate] * 2)
-        self.tables = {
-            kind: self._tables(windowed=kind)
-            for kind in sorted({config.has_window(layer) for layer in range(config.layers)})
-        }
+        fits = config.context <= LONGEST_TABLE and not config.turning // 2 % _TABLE_WIDTH
+        self.turns_inside = fits
+        self.rotary = rotary_inputs(graph, config, "" if fits else self._positions(lead))
 
-    def _tables(self, *, windowed: bool) -> list[str]:
-        local = windowed and self.config.local_rope_theta is not None
-        name = "local_rotary" if local else "rotary"
-        tables = rotary_tables(self.config, windowed=windowed)
-        return [
-            self.graph.const(table, f"{name}_{kind}")
-            for kind, table in zip(("cos", "sin"), tables, strict=True)
-        ]
+    def _positions(self, lead: str) -> str:
+        """Of the new tokens, int64 `[B, S]`: the last ones that the sequence holds."""
+        graph = self.graph
+        zero, one = graph.const(np.int64(0)), graph.const(np.int64(1))
+        count = graph.op("Gather", lead, one)
+        back = graph.op("Sub", graph.op("Range", zero, count, one), graph.op("Sub", count, one))
+        last = graph.op("Cast", "last_index", to=TensorProto.INT64)
+        return graph.op("Add", graph.op("Unsqueeze", last, graph.const([1])), back)
 
     def start(self) -> tuple[str, str]:
         """The rows of the input tokens, and what the first layer reads of them."""
@@ -131,14 +120,14 @@ class _Decoder:
                 *past,
                 "last_index",
                 "total_length",
-                *self.tables[window],
+                *(self.rotary[window][:2] if self.turns_inside else ()),
             ],
             names,
             domain=DOMAIN,
             num_heads=config.heads,
             kv_num_heads=config.kv_heads,
             scale=config.score_scale,
-            do_rotary=1,
+            do_rotary=int(self.turns_inside),
             local_window_size=config.window if window else -1,
         )
         mixed = graph.op("Reshape", names[0], self.attended)
@@ -153,14 +142,21 @@ class _Decoder:
             biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
             stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
         stacked = graph.op("Reshape", stacked, self.sequences)
-        if not config.qk_norm:
+        if self.turns_inside and not config.qk_norm:
             return [stacked, "", ""]
         q, k, v = graph.split(stacked, 3, self.qkv_sizes)
-        return [
-            self._head_norm(q, layer_tensor(layer, "self_attn.q_norm")),
-            self._head_norm(k, layer_tensor(layer, "self_attn.k_norm")),
-            v,
-        ]
+        if config.qk_norm:
+            q = self._head_norm(q, layer_tensor(layer, "self_attn.q_norm"))
+            k = self._head_norm(k, layer_tensor(layer, "self_attn.k_norm"))
+        if not self.turns_inside:
+            q = self._turn(q, layer, config.heads)
+            k = self._turn(k, layer, config.kv_heads)
+        return [q, k, v]
+
+    def _turn(self, x: str, layer: int, heads: int) -> str:
+        partial = {"rotary_embedding_dim": self.config.rotary_dim} if self.config.rotary_dim else {}
+        rotary = self.rotary[self.config.has_window(layer)]
+        return self.graph.op("RotaryEmbedding", x, *rotary, num_heads=heads, **partial)
 
     def _head_norm(self, x: str, name: str) -> str:
         normed = self.normalise(self.graph.op("Reshape", x, self.per_head), name)

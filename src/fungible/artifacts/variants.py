@@ -122,8 +122,9 @@ WRITERS = {
         words=SCHEMES["int4"].words, bytes_per_weight=1.25, write=_quantised(stablehlo=True)
     ),
     "int4-ort": Writer(
-        words=f"{SCHEMES['int4'].words}; operators of ONNX Runtime alone: faster there, and "
-        f"not for {', '.join((*ONNX_RUNTIMES[1:], *STABLEHLO_RUNTIMES))} or preflight",
+        words="4-bit weights with scale and shift or zero point, blocks of 32; 8-bit head; "
+        "operators of ONNX Runtime alone: lost are "
+        f"{', '.join((*ONNX_RUNTIMES[1:], *STABLEHLO_RUNTIMES))} and preflight",
         bytes_per_weight=1.25,
         write=_int4_ort,
         runtimes=ONNX_RUNTIMES[:1],

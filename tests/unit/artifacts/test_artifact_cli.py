@@ -34,10 +34,11 @@ def test_list(home: Path) -> None:
 
 def test_inspect(home: Path) -> None:
     found = json.loads(run("inspect", "tiny-llama", "--home", home, "--json").stdout)
-    for graph in found["graphs"].values():
+    for name, graph in found["graphs"].items():
         assert graph["opset"] == 23
-        assert graph["other_domains"] == []
-        assert graph["operators"]["RotaryEmbedding"] == 4
+        assert graph["other_domains"] == (["com.microsoft"] if name == "int4-ort" else [])
+        attention = ("RotaryEmbedding", 4) if name != "int4-ort" else ("GroupQueryAttention", 2)
+        assert attention in graph["operators"].items()
     text = run("inspect", "tiny-llama", "--home", home).stdout
     assert found["manifest"]["digest"] in text
     assert "non-standard domains: none" in text

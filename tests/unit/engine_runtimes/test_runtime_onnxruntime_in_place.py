@@ -5,16 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from fungible.artifacts.build import build_artifact
+from fungible.artifacts.manifest import load_manifest
 from fungible.artifacts.session import all_logits, open_session
+from fungible.artifacts.store import ArtifactStore
 from fungible.contract.target import parse_target
 from fungible.engine.runtimes.base import Runtime
 from fungible.engine.runtimes.onnxruntime_in_place import InPlaceRuntime
 from fungible.engine.runtimes.registry import open_runtime
 from fungible.errors import ArtifactError, ContextLengthError, InputError
 from support.runtimes import some_tokens
-from support.tiny_model import CONFIG, build_tiny_artifact
+from support.tiny_model import CONFIG, write_tiny_gguf
 
 SLOTS, CONTEXT = 4, 48
 # Sums in another order now and then round an activation to another one of 255 steps.
@@ -23,7 +27,10 @@ CLOSE = 0.1
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_artifact(tmp_path_factory.mktemp("store"), variants=["int4", "int4-ort"])
+    """From 4-bit blocks, which both variants keep bit for bit."""
+    root = tmp_path_factory.mktemp("in-place")
+    source = write_tiny_gguf(root / "tiny.gguf", kind=GGMLQuantizationType.Q4_1)
+    return build_artifact(str(source), ArtifactStore(root), variants=["int4", "int4-ort"])
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +146,22 @@ def test_other_runtimes_refuse_it_and_say_so(artifact: Path, target: str) -> Non
     with pytest.raises(ArtifactError, match="'int4-ort'") as refused:
         open_runtime(artifact, "int4-ort", parse_target(target), slots=1, context=8, threads=1)
     assert "int4" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "phi4", "qwen3"])
+def test_windows_and_turning_heads_survive_the_cache(tmp_path: Path, family: str) -> None:
+    source = Path(__file__).parents[2] / "fixtures" / "families" / family
+    built = build_artifact(str(source), ArtifactStore(tmp_path), variants=["int4-ort"])
+    config = load_manifest(built).config
+    session = open_session(built / "int4-ort" / "model.onnx", 1)
+    text = np.random.default_rng(0).integers(0, config.vocab, 34)
+    wanted = all_logits(session, config, text)
+    runtime = open_runtime(
+        built, "int4-ort", parse_target("onnxruntime:cpu"), slots=2, context=40, threads=1
+    )
+    close(runtime.score(0, text[:20]), wanted[:20])
+    runtime.prefill(1, text[:3])
+    for at in range(20, 34):
+        logits = runtime.decode([1, 0], np.array([text[3], text[at]]))
+        close(logits[1], wanted[at])
+    runtime.close()
