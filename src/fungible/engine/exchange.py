@@ -16,7 +16,8 @@ from fungible.engine.generation import Output
 from fungible.errors import EngineError, FungibleError, RequestError
 
 _MAX_BODY = 10_000_000
-_ID_HEADER = b"x-request-id"
+REQUEST_ID = "x-request-id"
+_ID_HEADER = REQUEST_ID.encode()
 _ID_KEY = "request_id"
 _PLAIN_ID = re.compile(rb"[!-~]{1,128}")
 _STREAM_HEAD = [

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fungible.engine.exchange import REQUEST_ID, request_id_of
 from fungible.errors import (
     EngineError,
     FungibleError,
@@ -42,8 +43,10 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     return json_answer({"error": body}, error.status_code, dict(error.headers or {}))
 
 
-def _on_bug(_: Request, error: Exception) -> Response:
-    return json_answer(EngineError(f"unexpected: {error!r}").to_openai(), 500)
+def _on_bug(request: Request, error: Exception) -> Response:
+    # Starlette answers for a bug outside all middleware, so that of `RequestIds` is not reached.
+    body = EngineError(f"unexpected: {error!r}").to_openai()
+    return json_answer(body, 500, {REQUEST_ID: request_id_of(request.scope)})
 
 
 # For Starlette: one OpenAI error body for each error.

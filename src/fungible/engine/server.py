@@ -43,19 +43,6 @@ def build_app(
         variant: Which precision runs, for `/health`.
     """
     model = model_name or manifest.name
-    created = int(dt.datetime.fromisoformat(manifest.created).timestamp())
-
-    async def models(_: Request) -> Response:
-        return json_answer(ModelList(data=[ModelCard(id=model, created=created)]))
-
-    async def health(_: Request) -> Response:
-        if problem := scheduler.problem():
-            raise UnavailableError(f"the engine cannot answer: {problem}")
-        facts = {"status": "ok", "model": model, "artifact": manifest.digest}
-        return json_answer(facts | {"variant": variant, "target": target})
-
-    async def metrics(_: Request) -> Response:
-        return Response(scheduler.metrics.render(model), media_type=CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -72,11 +59,9 @@ def build_app(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/models", models),
             Route("/tokenize", text.tokenize, methods=["POST"]),
             Route("/detokenize", text.detokenize, methods=["POST"]),
-            Route("/health", health),
-            Route("/metrics", metrics),
+            *_facts(scheduler, manifest, model, target=target, variant=variant),
             *refusals(
                 ("/v1/embeddings",),
                 "this model generates text and has no embeddings",
@@ -87,3 +72,24 @@ def build_app(
         middleware=[Middleware(RequestIds)],
         lifespan=lifespan,
     )
+
+
+def _facts(
+    scheduler: Scheduler, manifest: Manifest, model: str, *, target: str, variant: str
+) -> list[Route]:
+    """What runs here, and how it fares."""
+    created = int(dt.datetime.fromisoformat(manifest.created).timestamp())
+
+    async def models(_: Request) -> Response:
+        return json_answer(ModelList(data=[ModelCard(id=model, created=created)]))
+
+    async def health(_: Request) -> Response:
+        if problem := scheduler.problem():
+            raise UnavailableError(f"the engine cannot answer: {problem}")
+        facts = {"status": "ok", "model": model, "artifact": manifest.digest}
+        return json_answer(facts | {"variant": variant, "target": target})
+
+    async def metrics(_: Request) -> Response:
+        return Response(scheduler.metrics.render(model), media_type=CONTENT_TYPE)
+
+    return [Route("/v1/models", models), Route("/health", health), Route("/metrics", metrics)]

@@ -329,6 +329,22 @@ async def test_every_response_names_its_request(tokenizer: ChatTokenizer, path: 
     assert odd.headers["x-request-id"].startswith("req_")
 
 
+async def test_a_bug_names_its_request_too(
+    tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with completions_engine(tokenizer) as engine:
+        monkeypatch.setattr(engine.scheduler, "submit", submit)
+        body = {"model": "tiny", "prompt": "hi ~"}
+        call = with_id(engine.app, "/v1/completions", b"client-8", body)
+        with pytest.raises(ZeroDivisionError):
+            await call.done()
+    assert (call.status, call.headers["x-request-id"]) == (500, "client-8")
+    assert "a bug" in call.json()["error"]["message"]
+
+
 def with_id(app: Starlette, path: str, name: bytes, body: object = None) -> Call:
     async def named(scope: Any, receive: Any, send: Any) -> None:
         scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", name)]}
