@@ -90,6 +90,11 @@ def variant_folder(artifact: Path, variant: str) -> Path:
         InputError: The variant is not there or has none; lists those that have.
     """
     manifest = load_manifest(artifact)
+    if manifest.kind == "encoder":
+        raise InputError(
+            f"{artifact}: {manifest.name} is an embedding model, which preflight does not cover",
+            hint="give a model that generates text",
+        )
     compiled = [
         name
         for name, entry in manifest.variants.items()
