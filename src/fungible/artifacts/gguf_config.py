@@ -196,8 +196,8 @@ def _attention_scale(keys: _Keys, family: Family, layers: int, head_dim: int) ->
     # Gemma's configuration names it; GGUF leaves it to the reader, who knows the 27B's.
     if layers == _GEMMA_27B_LAYERS:
         heads = max(keys.integer("attention.head_count"), 1)
-        return (max(keys.integer("embedding_length"), 1) / heads) ** -0.5
-    return max(head_dim, 1) ** -0.5
+        return 1 / math.sqrt(max(keys.integer("embedding_length"), 1) / heads)
+    return 1 / math.sqrt(max(head_dim, 1))
 
 
 def _windows(keys: _Keys, family: Family, layers: int) -> tuple[int, tuple[bool, ...]]:
