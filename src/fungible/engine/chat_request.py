@@ -1,20 +1,13 @@
 """What a chat request asks for: its format and tools, as a grammar and a parser."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from fungible.contract.openai import ChatRequest, read_fields
-from fungible.engine.grammar import (
-    ANY_OBJECT,
-    GrammarSource,
-    choice_grammar,
-    lark_grammar,
-    regex_grammar,
-    schema_grammar,
-)
+from fungible.engine.grammar import GrammarSource, schema_grammar
+from fungible.engine.grammar_fields import grammar_from
 from fungible.engine.tool_calls import ToolFormat
 from fungible.engine.tool_grammar import call_grammar
 from fungible.errors import RequestError, UnsupportedError
@@ -28,12 +21,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prompt_logprobs": (),
     "web_search_options": (),
-}
-_GUIDED = {
-    "guided_json": "json",
-    "guided_regex": "regex",
-    "guided_choice": "choice",
-    "guided_grammar": "grammar",
 }
 
 
@@ -53,8 +40,6 @@ class _Fields(msgspec.Struct, kw_only=True):
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
-    structured_outputs: dict[str, Any] | None = None
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +103,7 @@ def form_from(raw: Mapping[str, Any], kind: ToolFormat) -> AnswerForm:
     """
     fields = read_fields(raw, _Fields)
     use = _tool_use(fields, raw)
-    grammar = _grammar(fields, raw)
+    grammar = grammar_from(raw)
     if not use.constrained:
         return AnswerForm(use=use, grammar=grammar)
     if grammar is not None:
@@ -128,7 +113,17 @@ def form_from(raw: Mapping[str, Any], kind: ToolFormat) -> AnswerForm:
             param=grammar.param,
         )
     calls = call_grammar(use.tools, kind, parallel=use.parallel, forced=use.forced)
-    return AnswerForm(use=use, grammar=calls)
+    blamed = _parameters(use, raw["tools"])
+    return AnswerForm(use=use, grammar=msgspec.structs.replace(calls, parts=blamed))
+
+
+def _parameters(use: ToolUse, tools: Sequence[Mapping[str, Any]]) -> tuple[GrammarSource, ...]:
+    """The schema of each tool by itself, so that a bad one can be named by its place."""
+    return tuple(
+        schema_grammar(schema, f"tools[{at}].function.parameters")
+        for at, tool in enumerate(tools)
+        if tool in use.tools and (schema := tool["function"].get("parameters")) is not None
+    )
 
 
 def _tool_use(fields: _Fields, raw: Mapping[str, Any]) -> ToolUse:
@@ -161,77 +156,3 @@ def _named(choice: Mapping[str, Any], tools: tuple[dict[str, Any], ...]) -> dict
         if one["function"]["name"] == name:
             return one
     raise RequestError(f"tool_choice names {name!r}, which is not in tools", param="tool_choice")
-
-
-def _grammar(fields: _Fields, raw: Mapping[str, Any]) -> GrammarSource | None:
-    asked = [_response_format(fields.response_format)]
-    if fields.structured_outputs:
-        asked.append(_structured(fields.structured_outputs, "structured_outputs."))
-    asked += [
-        _structured({kind: raw[name]}, "", name)
-        for name, kind in _GUIDED.items()
-        if raw.get(name) is not None
-    ]
-    found = [one for one in asked if one is not None]
-    if len(found) > 1:
-        raise RequestError(
-            f"{found[0].param} and {found[1].param} exclude each other",
-            hint="leave one of them out",
-            param=found[1].param,
-        )
-    return found[0] if found else None
-
-
-def _response_format(asked: Mapping[str, Any] | None) -> GrammarSource | None:
-    kind = (asked or {}).get("type", "text") if asked is not None else "text"
-    if asked is None or kind == "text":
-        return None
-    if kind == "json_object":
-        return schema_grammar(ANY_OBJECT, "response_format")
-    if kind != "json_schema":
-        raise UnsupportedError(
-            f"response_format.type is {kind!r}; this engine knows text, json_object, json_schema",
-            param="response_format.type",
-        )
-    where = "response_format.json_schema.schema"
-    named = asked.get("json_schema")
-    schema = named.get("schema") if isinstance(named, Mapping) else None
-    return _json(schema, where)
-
-
-def _structured(
-    asked: Mapping[str, Any], prefix: str, name: str | None = None
-) -> GrammarSource | None:
-    given = {key: value for key, value in asked.items() if value is not None}
-    if len(given) != 1:
-        raise RequestError(
-            "structured_outputs must have one of json, regex, choice, grammar, json_object",
-            param="structured_outputs",
-        )
-    ((kind, value),) = given.items()
-    where = name or prefix + kind
-    if kind == "json":
-        return _json(value, where)
-    if kind == "json_object" and value is True:
-        return schema_grammar(ANY_OBJECT, where)
-    if kind == "regex" and isinstance(value, str):
-        return regex_grammar(value, where)
-    if kind == "grammar" and isinstance(value, str):
-        return lark_grammar(value, where)
-    texts = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
-    if kind == "choice" and texts:
-        return choice_grammar(value, where)
-    if kind in ("regex", "grammar", "choice", "json_object"):
-        raise RequestError(f"{where} has the wrong type", param=where)
-    raise UnsupportedError(f"{where} is not supported by this engine", param=where)
-
-
-def _json(schema: object, where: str) -> GrammarSource:
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except ValueError as error:
-            raise RequestError(f"{where} is not JSON: {error}", param=where) from error
-    if not isinstance(schema, dict | bool):
-        raise RequestError(f"{where} must be a JSON schema", param=where)
-    return schema_grammar(schema, where)

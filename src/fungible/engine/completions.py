@@ -23,8 +23,10 @@ from fungible.contract.sse import DONE, encode_frame
 from fungible.engine.answers import MOST_ANSWERS, AnswerGroup, repeated
 from fungible.engine.bare_prompt import BarePrompt, read_prompt
 from fungible.engine.completion_choice import ChoiceWriter, Shown
+from fungible.engine.constraint import Constraint
 from fungible.engine.exchange import cancel_when_gone, read_body, request_id_of, send_stream
 from fungible.engine.generation import GenerationRequest, Output
+from fungible.engine.grammar_fields import grammar_from
 from fungible.engine.sampling_fields import AnswerSettings, sampling_from
 from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenizer import ChatTokenizer
@@ -39,12 +41,6 @@ _LONG_TEXT = 20_000  # characters; tokenising more takes long enough to be felt 
 # Fields that would change the answer if we honoured them, and the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "prompt_embeds": (),
     "use_beam_search": (False,),
     "allowed_token_ids": (),
@@ -102,6 +98,7 @@ class CompletionsEndpoint:
         prompts = read_prompts(asked.prompt)
         _check_supported(asked, raw, settings)
         _check_number(len(prompts), settings.count)
+        constraint = await self._constraint(raw)
         if sum(map(len, prompts)) < _LONG_TEXT:
             read = self._read_prompts(prompts)
         else:
@@ -116,7 +113,10 @@ class CompletionsEndpoint:
             one
             for prompt in read
             for one in repeated(
-                _request(prompt, asked, settings, shown, request_id), settings.count
+                _request(
+                    prompt, asked, settings, shown, request_id=request_id, constraint=constraint
+                ),
+                settings.count,
             )
         ]
         return _Plan(
@@ -127,6 +127,12 @@ class CompletionsEndpoint:
             stream=asked.stream is True,
             with_usage=bool((asked.stream_options or {}).get("include_usage")),
         )
+
+    async def _constraint(self, raw: dict[str, Any]) -> Constraint | None:
+        grammar = grammar_from(raw)
+        if grammar is None:
+            return None
+        return await asyncio.to_thread(self._tokenizer.grammars.compile, grammar)
 
     def _read_prompts(self, prompts: list[str | list[int]]) -> list[BarePrompt]:
         limits = self._scheduler.limits
@@ -199,7 +205,9 @@ def _request(
     asked: CompletionRequest,
     settings: AnswerSettings,
     shown: Shown,
+    *,
     request_id: str,
+    constraint: Constraint | None,
 ) -> GenerationRequest:
     echoed = asked.logprobs if shown.echo else None
     wanted = [one for one in (echoed, settings.prompt_logprobs) if one is not None]
@@ -213,6 +221,7 @@ def _request(
         stream=asked.stream is True,
         stop_token_ids=settings.stop_token_ids,
         min_tokens=settings.min_tokens,
+        constraint=constraint,
         prompt_logprobs=max(wanted, default=None),
         request_id=request_id,
     )

@@ -33,10 +33,12 @@ class GrammarSource(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         text: In llguidance's own form.
         param: The request field that it came from, for error messages.
+        parts: Grammars of what it is made of; the first that cannot be enforced gets the blame.
     """
 
     text: str
     param: str
+    parts: tuple["GrammarSource", ...] = ()
 
 
 def schema_grammar(schema: Mapping[str, Any] | bool, param: str) -> GrammarSource:
@@ -103,6 +105,8 @@ class GrammarCompiler:
             self._tokens = llguidance.LLTokenizer(self._source, eos_token=self._eos_ids)
         start = llguidance.LLMatcher(self._tokens, source.text, log_level=0, limits=_LIMITS)
         if start.is_error():
+            for part in source.parts:
+                self._compile(part)
             reason = " ".join(start.get_error().split())
             raise RequestError(
                 f"{source.param} cannot be enforced: {reason[:500]}",

@@ -29,6 +29,10 @@ TOOL: dict[str, Any] = {
         },
     },
 }
+BAD_TOOL = {
+    "type": "function",
+    "function": {"name": "bad", "parameters": {"type": "object", "not": {"required": ["a"]}}},
+}
 USER = {"role": "user", "content": "hi ~"}
 
 
@@ -166,6 +170,14 @@ BAD = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "o
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"guided_json": "{"}, "guided_json"),
+        ({"tools": [TOOL, BAD_TOOL], "tool_choice": "required"}, "tools[1].function.parameters"),
+        (
+            {
+                "tools": [TOOL, BAD_TOOL],
+                "tool_choice": {"type": "function", "function": {"name": "bad"}},
+            },
+            "tools[1].function.parameters",
+        ),
         ({"tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "rm"}}},

@@ -180,6 +180,40 @@ async def test_stop_tokens_and_fewest_tokens(tokenizer: ChatTokenizer) -> None:
     assert (later["text"], later["finish_reason"]) == ("one tw", "stop")
 
 
+@pytest.mark.parametrize(
+    ("fields", "answers"),
+    [
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, {"yes", "no"}),
+        ({"guided_choice": ["é"]}, {"é"}),
+        ({"guided_regex": "[0-7]{3}"}, {f"{one:03o}" for one in range(512)}),
+        ({"guided_grammar": 'start: "a" "b"'}, {"ab"}),
+        ({"guided_json": {"const": 12}}, {"12"}),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"enum": ["u", "v"]}},
+                }
+            },
+            {'"u"', '"v"'},
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_in_a_form(
+    tokenizer: ChatTokenizer, fields: dict[str, Any], answers: set[str], stream: bool
+) -> None:
+    async with completions_engine(tokenizer, None) as engine:
+        call = await engine.ask(
+            prompt=["one", "two"], n=2, seed=3, temperature=1.5, stream=stream, **fields
+        ).done()
+        any_text = await engine.ask(response_format={"type": "text"}, n=2, max_tokens=1).done()
+    assert call.status == 200, call.json()
+    assert len(texts(call)) == 4
+    assert set(texts(call)) <= answers
+    assert any_text.status == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_is_scored_without_an_answer(tokenizer: ChatTokenizer, stream: bool) -> None:
     async with completions_engine(tokenizer, None) as engine:
@@ -238,7 +272,16 @@ async def test_penalties_reach_the_sampler(tokenizer: ChatTokenizer) -> None:
         ({"temperature": 3}, 400, "temperature"),
         ({"stop": ["a", ""]}, 400, "stop"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias"),
-        ({"guided_json": {}}, 400, "guided_json"),
+        ({"guided_json": {"not": {}}}, 400, "guided_json"),
+        ({"guided_regex": "("}, 400, "guided_regex"),
+        ({"response_format": {"type": "xml"}}, 400, "response_format.type"),
+        ({"response_format": 5}, 400, "response_format"),
+        ({"structured_outputs": {}, "guided_regex": 5}, 400, "guided_regex"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            400,
+            "structured_outputs.regex",
+        ),
         ({"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs"),
     ],
 )
