@@ -348,3 +348,10 @@ async def test_other_addresses_answer_in_the_same_form(
         call = await Call(engine.app, method, path, b"").done()
     assert call.status == status
     assert path in call.json()["error"]["message"]
+
+
+async def test_a_model_that_generates_text_has_no_embeddings(served: Any) -> None:
+    async with served() as one:
+        call = await Call(one.app, "POST", "/v1/embeddings", {"model": "tiny", "input": "x"}).done()
+        assert call.status == 400
+        assert "generates text and has no embeddings" in call.json()["error"]["message"]
