@@ -59,7 +59,6 @@ class _Shapes:
         batch = graph.op("Shape", "input_ids", start=0, end=1)
         new = graph.op("Shape", "input_ids", start=1, end=2)
         past = graph.op("Shape", "past_key.0", start=2, end=3)
-        total = graph.op("Add", past, new)
 
         def shape(*parts: str | int) -> str:
             tensors = [p if isinstance(p, str) else graph.const([p]) for p in parts]
@@ -68,8 +67,6 @@ class _Shapes:
         self.flat = graph.const([-1, config.hidden])
         self.per_head = shape(batch, new, -1, dim)
         self.grouped = shape(batch, kv, -1, dim)
-        self.scores = shape(batch, kv, heads // kv, new, total)
-        self.joined = shape(batch, kv, -1, total)
         self.heads = shape(batch, heads, new, dim)
         self.attended = graph.const([-1, heads * dim])
         self.past_and_new = shape(past, new)
@@ -91,7 +88,7 @@ def build_graph(config: ModelConfig, weights: Weights, weights_file: str) -> Mod
 
 
 def rotary_inputs(
-    graph: GraphWriter, config: ModelConfig, positions: str
+    graph: GraphWriter, config: ModelConfig, positions: str, *, scale: float = 1.0
 ) -> dict[bool, tuple[str, ...]]:
     """What `RotaryEmbedding` takes beside the heads, by whether the layer has the window.
 
@@ -99,28 +96,29 @@ def rotary_inputs(
         graph: Where tables or nodes are added.
         config: The model's shape.
         positions: Of the tokens, int64 `[B, S]`.
+        scale: Factor of all sines and cosines.
     """
     kinds = {config.has_window(layer) for layer in range(config.layers)}
     if config.local_rope_theta is None:
-        return dict.fromkeys(kinds, _turns(graph, config, positions, "rotary", windowed=False))
-    names = {False: "rotary", True: "local_rotary"}
+        turns = _turns(graph, config, positions, np.float32(scale), windowed=False)
+        return dict.fromkeys(kinds, turns)
     return {
-        kind: _turns(graph, config, positions, names[kind], windowed=kind) for kind in sorted(kinds)
+        kind: _turns(graph, config, positions, np.float32(scale), windowed=kind)
+        for kind in sorted(kinds)
     }
 
 
 def _turns(
-    graph: GraphWriter, config: ModelConfig, positions: str, name: str, *, windowed: bool
+    graph: GraphWriter, config: ModelConfig, positions: str, scale: np.float32, *, windowed: bool
 ) -> tuple[str, ...]:
     if config.context <= LONGEST_TABLE:
-        cos, sin = rotary_tables(config, windowed=windowed)
-        names = graph.const(cos, f"{name}_cos"), graph.const(sin, f"{name}_sin")
-        return *names, positions
+        tables = rotary_tables(config, windowed=windowed)
+        return *(graph.const(scale * table) for table in tables), positions
     turns = frequencies(config, windowed=windowed).astype(np.float32)
     floats = graph.op("Cast", positions, to=TensorProto.FLOAT)
     floats = graph.op("Unsqueeze", floats, graph.const([-1]))
-    angles = graph.op("Mul", floats, graph.const(turns, f"{name}_frequencies"))
-    scale = np.float32(amplitude(config, windowed=windowed))
+    angles = graph.op("Mul", floats, graph.const(turns))
+    scale = scale * np.float32(amplitude(config, windowed=windowed))
     return tuple(_scaled(graph, graph.op(kind, angles), scale) for kind in ("Cos", "Sin"))
 
 
@@ -138,14 +136,22 @@ class _Decoder:
         self.shapes = _Shapes(graph, config)
         kinds = sorted({config.has_window(layer) for layer in range(config.layers)})
         self.rotary = rotary_inputs(graph, config, "position_ids")
+        # Where every dimension turns, queries are scaled by the sines that turn them.
+        self.scaled_rotary = (
+            self.rotary
+            if config.rotary_dim
+            else rotary_inputs(graph, config, "position_ids", scale=config.score_scale)
+        )
         self.bias = {kind: self._bias(windowed=kind) for kind in kinds}
 
     def _bias(self, *, windowed: bool) -> str:
-        """What is added to scores `[B, kv_heads, group, S, T]`: 0, or −∞ where hidden."""
-        graph = self.graph
+        """What is added to scores `[B, kv_heads, group·S, T]`: 0, or −∞ where hidden."""
+        graph, config = self.graph, self.config
         mask = self._windowed_mask() if windowed else "attention_mask"
         seen, hidden = graph.const(np.float32(0)), graph.const(np.float32(-np.inf))
-        return graph.op("Unsqueeze", graph.op("Where", mask, seen, hidden), graph.const([1]))
+        bias = graph.op("Where", mask, seen, hidden)
+        group = config.heads // config.kv_heads
+        return bias if group == 1 else graph.op("Tile", bias, graph.const([1, 1, group, 1]))
 
     def _windowed_mask(self) -> str:
         """`attention_mask` without what lies `window` or more positions back."""
@@ -177,15 +183,11 @@ class _Decoder:
         """Grouped-query attention (Ainslie et al., 2023) with rotary positions, plus x."""
         graph, shapes = self.graph, self.shapes
         q, k, v = self._queries_keys_values(x, layer)
-        k = graph.op("Identity", k, output=f"new_key.{layer}")
-        v = graph.op("Identity", v, output=f"new_value.{layer}")
-        q = graph.op("Mul", q, graph.const(np.float32(self.config.score_scale)))
         q = graph.op("Reshape", q, shapes.grouped)
         keys = [graph.op("Transpose", name, perm=[0, 1, 3, 2]) for name in (f"past_key.{layer}", k)]
         scores = graph.op("Concat", *(graph.op("MatMul", q, key) for key in keys), axis=-1)
         bias = self.bias[self.config.has_window(layer)]
-        scores = graph.op("Add", graph.op("Reshape", scores, shapes.scores), bias)
-        shares = graph.op("Reshape", graph.op("Softmax", scores, axis=-1), shapes.joined)
+        shares = graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
         past, new = graph.split(shares, 2, shapes.past_and_new)
         mixed = graph.op(
             "Add", graph.op("MatMul", past, f"past_value.{layer}"), graph.op("MatMul", new, v)
@@ -198,7 +200,10 @@ class _Decoder:
         return graph.op("Add", x, mixed)
 
     def _queries_keys_values(self, x: str, layer: int) -> list[str]:
-        """Of x, each `[B, heads, S, head_dim]`; queries and keys are turned to their positions."""
+        """Of x, each `[B, heads, S, head_dim]`.
+
+        Queries and keys are turned to their positions, queries scaled as scores have to be.
+        """
         graph, config, shapes = self.graph, self.config, self.shapes
         normed = self.normalise(x, layer_tensor(layer, "input_layernorm"))
         stacked = self.weights.linear(graph, normed, layer, QKV)
@@ -206,18 +211,24 @@ class _Decoder:
             biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
             stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
         q, k, v = (
-            graph.op("Transpose", graph.op("Reshape", part, shapes.per_head), perm=[0, 2, 1, 3])
+            graph.op("Reshape", part, shapes.per_head)
             for part in graph.split(stacked, 3, shapes.qkv_sizes)
         )
+        q, k = (graph.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, k))
+        v = graph.op("Transpose", v, perm=[0, 2, 1, 3], output=f"new_value.{layer}")
         if config.qk_norm:
             q = self.normalise(q, layer_tensor(layer, "self_attn.q_norm"))
             k = self.normalise(k, layer_tensor(layer, "self_attn.k_norm"))
-        rotary = self.rotary[config.has_window(layer)]
+        window = config.has_window(layer)
         partial: dict[str, Any] = {}
         if config.rotary_dim:
             partial["rotary_embedding_dim"] = config.rotary_dim
-        q = graph.op("RotaryEmbedding", q, *rotary, **partial)
-        return [q, graph.op("RotaryEmbedding", k, *rotary, **partial), v]
+            q = graph.op("Mul", q, graph.const(np.float32(config.score_scale)))
+        q = graph.op("RotaryEmbedding", q, *self.scaled_rotary[window], **partial)
+        k = graph.op(
+            "RotaryEmbedding", k, *self.rotary[window], output=f"new_key.{layer}", **partial
+        )
+        return [q, k, v]
 
     def feed_forward(self, x: str, layer: int) -> str:
         """A gated linear unit (Shazeer, 2020), plus x."""

@@ -16,6 +16,8 @@ Outputs: `logits` float32 `[N, vocab]`, and `present_key.L`, `present_value.L` f
 with the new positions. Bind them to the memory of the past, and nothing is copied.
 """
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
@@ -154,7 +156,9 @@ class _Decoder:
         return [q, k, v]
 
     def _turn(self, x: str, layer: int, heads: int) -> str:
-        partial = {"rotary_embedding_dim": self.config.rotary_dim} if self.config.rotary_dim else {}
+        partial: dict[str, Any] = {}
+        if self.config.rotary_dim:
+            partial["rotary_embedding_dim"] = self.config.rotary_dim
         rotary = self.rotary[self.config.has_window(layer)]
         return self.graph.op("RotaryEmbedding", x, *rotary, num_heads=heads, **partial)
 

@@ -84,8 +84,7 @@ class QuantisedWeights:
         blocks = self._regions[f"{name}.shift"].spec.shape[0]
         in_blocks = graph.op("Reshape", x, graph.const([-1, blocks, self._scheme.block]))
         sums = graph.op("ReduceSum", in_blocks, graph.const([2]), keepdims=0)
-        shift = self.norm(graph, f"{name}.shift")
-        return graph.op("Add", product, graph.op("MatMul", sums, shift))
+        return graph.op("Gemm", sums, self.norm(graph, f"{name}.shift"), product)
 
     def head(self, graph: GraphWriter, x: str, output: str) -> str:
         """See `Weights.head`: a copy of its own, as a table that is also gathered is not fused."""
