@@ -18,19 +18,21 @@ class BarePrompt(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         text: As the client wrote it, or what its tokens spell, control tokens included.
         added: How many of the first tokens the tokenizer put there itself; the text lacks them.
+        continues: Whether an answer goes on in a text; after control tokens alone it starts one.
     """
 
     tokens: tuple[int, ...]
     text: str
     added: int = 0
+    continues: bool = False
 
     def starts(self, pieces: Pieces) -> list[int]:
         """Where each token starts in `text`, in characters."""
         own = self.tokens[self.added :]
-        skipped = 0
-        if pieces.strips_first_space and own and not self.text.startswith(" "):
-            skipped = int(pieces.spelled(own[0]).startswith(b" "))
-        _, starts = spell(pieces, own)
+        spelled, starts = _spell(pieces, own)
+        # A word's mark before the first word, unless the text has that space itself.
+        marked = pieces.strips_first_space and spelled.startswith(" ") and spelled != self.text
+        skipped = int(marked)
         end = len(self.text)
         return [0] * self.added + [min(max(at - skipped, 0), end) for at in starts]
 
@@ -48,7 +50,8 @@ def read_prompt(value: str | list[int], tokenizer: ChatTokenizer, vocab: int) ->
                 "prompt is empty; the model needs at least one token to go on from",
                 param="prompt",
             )
-        return BarePrompt(tokens=tuple(tokens), text=value, added=added)
+        shown = _shows(tokenizer.pieces, tokens)
+        return BarePrompt(tokens=tuple(tokens), text=value, added=added, continues=shown)
     for token in value:
         if not 0 <= token < vocab:
             raise RequestError(
@@ -56,7 +59,7 @@ def read_prompt(value: str | list[int], tokenizer: ChatTokenizer, vocab: int) ->
                 param="prompt",
             )
     text, _ = spell(tokenizer.pieces, value)
-    return BarePrompt(tokens=tuple(value), text=text)
+    return BarePrompt(tokens=tuple(value), text=text, continues=_shows(tokenizer.pieces, value))
 
 
 def spell(pieces: Pieces, tokens: Sequence[int]) -> tuple[str, list[int]]:
@@ -64,6 +67,18 @@ def spell(pieces: Pieces, tokens: Sequence[int]) -> tuple[str, list[int]]:
 
     A token that goes on with a character starts where the character does.
     """
+    text, starts = _spell(pieces, tokens)
+    if pieces.strips_first_space and text.startswith(" "):
+        return text[1:], [max(at - 1, 0) for at in starts]
+    return text, starts
+
+
+def _shows(pieces: Pieces, tokens: Sequence[int]) -> bool:
+    return any(pieces.shown(token) for token in tokens)
+
+
+def _spell(pieces: Pieces, tokens: Sequence[int]) -> tuple[str, list[int]]:
+    """The same, with the space that SentencePiece puts before a text's first word."""
     decoder = _UTF8(errors="replace")
     text, starts, length = [], [], 0
     for token in tokens:

@@ -47,7 +47,7 @@ class ChoiceWriter:
         self._prompt = prompt
         self._shown = shown
         self._pieces = tokenizer.pieces
-        self._stream = tokenizer.stream()
+        self._stream = tokenizer.stream(continues=prompt.continues)
         self._offset = len(prompt.text) if shown.echo else 0
         self._first = True
 
@@ -68,6 +68,8 @@ class ChoiceWriter:
             text += output.text
             if logprobs is not None:
                 self._add_answer(logprobs, output.tokens)
+                if output.end is not None:
+                    self._add(logprobs, output.end, self._offset)
         reason = output.finish_reason
         if reason is not None and not self._shown.answer:
             reason = "length"

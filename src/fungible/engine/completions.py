@@ -223,6 +223,7 @@ def _request(
         min_tokens=settings.min_tokens,
         constraint=constraint,
         prompt_logprobs=max(wanted, default=None),
+        continues=prompt.continues,
         request_id=request_id,
     )
 

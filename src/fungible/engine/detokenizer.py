@@ -66,12 +66,19 @@ class Pieces:
 
 
 class Detokenizer:
-    """The text of one answer, token by token."""
+    """The text of one answer, token by token.
 
-    def __init__(self, pieces: Pieces) -> None:
+    SentencePiece marks the start of every word, also of a text's first, with a space that is no
+    part of the text; it is left out, unless the answer goes on in another text.
+
+    Args:
+        continues: Whether it does.
+    """
+
+    def __init__(self, pieces: Pieces, *, continues: bool = False) -> None:
         self._pieces = pieces
         self._decoder = _UTF8(errors="replace")
-        self._at_start = pieces.strips_first_space
+        self._at_start = pieces.strips_first_space and not continues
 
     def push(self, token: int) -> str:
         """Text that this token completes; may be empty."""

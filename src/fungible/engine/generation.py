@@ -25,6 +25,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         min_tokens: No end token and no stop string ends the answer before this many tokens.
         constraint: What the answer's tokens must form, such as a JSON schema.
         prompt_logprobs: Alternatives to report for each prompt token; `None` reports none.
+        continues: The answer goes on in the prompt's text, so a space that it starts with stays;
+            else it is a text of its own.
         request_id: Names the answer in logs; the HTTP request's, with the answer's index after
             it where there are several.
     """
@@ -39,6 +41,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
+    continues: bool = False
     request_id: str = ""
 
 
@@ -50,6 +53,8 @@ class Output(msgspec.Struct, kw_only=True):
         tokens: Tokens behind `text` with log-probabilities, when asked for.
         finish_reason: `stop`, `length` or `cancelled` on the last output, else `None`.
         completion_tokens: Sampled so far; an end token counts, it took a step like any other.
+        end: The token that ended the answer, with log-probabilities when asked for; not part of
+            `text` nor of `tokens`. `None` when none did.
         prompt: The prompt's tokens from the second on, scored, once, when asked for.
         cached_tokens: Prompt tokens whose keys and values were already there.
     """
@@ -58,6 +63,7 @@ class Output(msgspec.Struct, kw_only=True):
     tokens: list[Sampled] = []
     finish_reason: str | None = None
     completion_tokens: int = 0
+    end: Sampled | None = None
     prompt: list[Sampled] = []
     cached_tokens: int = 0
 

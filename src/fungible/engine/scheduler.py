@@ -219,7 +219,7 @@ class Scheduler:
             generation,
             slot,
             min(request.max_tokens or room, room),
-            self._tokenizer.stream(),
+            self._tokenizer.stream(continues=request.continues),
             eos_ids=self._eos_ids,
             cached=cached,
         )

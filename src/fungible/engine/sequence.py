@@ -92,7 +92,7 @@ class Sequence:
         request = self.generation.request
         may_stop = self.produced >= request.min_tokens
         if sampled.token in self._ends:
-            output.finish_reason = "stop"
+            output.finish_reason, output.end = "stop", sampled
             self._text.finish(output)
         elif self._text.push(sampled, output, may_stop=may_stop):
             output.finish_reason = "stop"
@@ -147,13 +147,13 @@ class _AnswerText:
     def push(self, sampled: Sampled, output: Output, *, may_stop: bool) -> bool:
         """Add what the token completes to `output`; whether a stop string was found.
 
-        A stop string is only looked for in text that came when it could stop the answer.
+        A stop string ends the answer if the token that completes it may.
         """
         text = self._detokenizer.push(sampled.token)
         if self._wants_tokens:
             self._pending.append((self._length, sampled))
         self._length += len(text)
-        shown, stopped = self._stopper.push(text) if may_stop else (text, False)
+        shown, stopped = self._stopper.push(text, may_stop=may_stop)
         output.text += shown
         self._shown += len(shown)
         while self._pending and self._pending[0][0] < self._shown:

@@ -17,12 +17,18 @@ class StopMatcher:
         self._stops = tuple(stops)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """What may be shown now, and whether a stop string was found."""
+    def push(self, text: str, *, may_stop: bool = True) -> tuple[str, bool]:
+        """What may be shown now, and whether a stop string was found.
+
+        Args:
+            text: What comes next.
+            may_stop: Whether a stop string that is complete in `text` ends the answer. One that
+                does not is passed over; one that only begins in `text` may end it later.
+        """
         if not self._stops:
             return text, False
         buffer = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
+        found = self._complete(buffer) if may_stop else []
         if found:
             self._held = ""
             return buffer[: min(found)[1]], True
@@ -30,6 +36,12 @@ class StopMatcher:
         cut = len(buffer) - keep
         self._held = buffer[cut:]
         return buffer[:cut], False
+
+    def _complete(self, buffer: str) -> list[tuple[int, int]]:
+        """(end, start) of the first of each stop string that ends after what was held back."""
+        held = len(self._held)
+        places = [(buffer.find(one, max(held - len(one) + 1, 0)), one) for one in self._stops]
+        return [(at + len(one), at) for at, one in places if at >= 0]
 
     def flush(self) -> str:
         """What was held back, when the answer ends for another reason."""

@@ -96,9 +96,13 @@ class ChatTokenizer:
         stream = self.stream()
         return "".join(stream.push(token) for token in tokens)
 
-    def stream(self) -> Detokenizer:
-        """A fresh detokeniser for one answer."""
-        return Detokenizer(self.pieces)
+    def stream(self, *, continues: bool = False) -> Detokenizer:
+        """A fresh detokeniser for one answer.
+
+        Args:
+            continues: The answer goes on in a text, rather than being one.
+        """
+        return Detokenizer(self.pieces, continues=continues)
 
 
 def _read(path: Path) -> str:

@@ -134,8 +134,8 @@ async def test_log_probabilities(tokenizer: ChatTokenizer, stream: bool) -> None
         found = {name: [one for part in parts for one in part[name]] for name in parts[0]}
     else:
         found = call.json()["choices"][0]["logprobs"]
-    assert found["tokens"] == [*"Hello ", "bytes:\\xc3", "bytes:\\xa9"]
-    assert found["text_offset"] == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert found["tokens"] == [*"Hello ", "bytes:\\xc3", "bytes:\\xa9", "<|im_end|>"]
+    assert found["text_offset"] == [0, 1, 2, 3, 4, 5, 6, 6, 7]
     assert all(value <= 0 for value in found["token_logprobs"])
     for name, value, top in zip(
         found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
@@ -171,6 +171,36 @@ async def test_logit_bias(tokenizer: ChatTokenizer, fields: dict[str, Any]) -> N
         assert texts(await engine.ask(max_tokens=4, **fields).done()) == ["ZZZZ"]
 
 
+@pytest.mark.parametrize(("token", "text"), [(EOS, ""), (TOKENS.index("Z"), "Z")])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_scored_prompt_always_has_one_more_token(
+    tokenizer: ChatTokenizer, token: int, text: str, stream: bool
+) -> None:
+    """Evaluation harnesses drop the one token after the prompt, so it has to be there."""
+    async with completions_engine(tokenizer, None) as engine:
+        call = await engine.ask(
+            prompt="abc",
+            echo=True,
+            max_tokens=1,
+            logprobs=1,
+            stream=stream,
+            logit_bias={token: 100},
+        ).done()
+    events = call.events()[:-1] if stream else [call.json()]
+    found = [one["choices"][0] for one in events]
+    columns = {
+        name: [value for one in found for value in one["logprobs"][name]]
+        for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs")
+    }
+    assert columns["tokens"] == ["a", "b", "c", text or "<|im_end|>"]
+    assert columns["token_logprobs"][0] is None
+    assert all(value < 0 for value in columns["token_logprobs"][1:])
+    assert columns["text_offset"] == [0, 1, 2, 3]
+    assert len(columns["top_logprobs"]) == 4
+    assert found[-1]["finish_reason"] == ("length" if text else "stop")
+    assert texts(call) == ["abc" + text], "the end token has no text"
+
+
 async def test_stop_tokens_and_fewest_tokens(tokenizer: ChatTokenizer) -> None:
     space = TOKENS.index("Ġ")
     async with completions_engine(tokenizer, "one two three") as engine:
@@ -178,6 +208,17 @@ async def test_stop_tokens_and_fewest_tokens(tokenizer: ChatTokenizer) -> None:
         later = (await engine.ask(stop=["o"], min_tokens=5).done()).json()["choices"][0]
     assert (cut["text"], cut["finish_reason"]) == ("one", "stop")
     assert (later["text"], later["finish_reason"]) == ("one tw", "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_string_across_the_fewest_tokens(
+    tokenizer: ChatTokenizer, stream: bool
+) -> None:
+    async with completions_engine(tokenizer, "one two three") as engine:
+        across = await engine.ask(stop=["e t"], min_tokens=4, stream=stream).done()
+        before = await engine.ask(stop=["e t"], min_tokens=6, stream=stream).done()
+    assert texts(across) == ["on"], "it began in the third token and was complete in the fifth"
+    assert texts(before) == ["one two three"]
 
 
 @pytest.mark.parametrize(

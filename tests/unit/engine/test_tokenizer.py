@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from fungible.contract.openai import ChatMessage
+from fungible.engine.bare_prompt import spell
 from fungible.engine.detokenizer import Detokenizer, Pieces
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.errors import ArtifactError, RequestError, UnsupportedError
@@ -85,6 +86,26 @@ def test_sentence_piece_vocabularies_stream_too(words: list[str]) -> None:
         ids += [known] if known is not None else [4 + byte for byte in word.encode()]
     stream = Detokenizer(pieces_of(library, LLAMA2))
     assert "".join(stream.push(token) for token in [0, *ids]) == library.decode(ids)
+
+
+@settings(deadline=None)
+@given(st.data(), st.booleans())
+def test_an_answer_goes_on_in_its_prompt_s_text(data: st.DataObject, control: bool) -> None:
+    library = sentence_piece()
+    pieces = pieces_of(library, LLAMA2)
+    words = st.lists(st.sampled_from(["▁hello", "▁", "w"]), max_size=6)
+    prompt, answer = (
+        [int(library.token_to_id(word)) for word in data.draw(words)] for _ in range(2)
+    )
+    stream = Detokenizer(pieces, continues=bool(prompt))
+    text = "".join(stream.push(token) for token in answer)
+    start = [0] if control else []
+    echoed = spell(pieces, [*start, *prompt])[0]
+    if control and not prompt:  # the answer starts the text
+        assert text == library.decode(answer)
+    else:
+        whole = [*start, *prompt, *answer]
+        assert echoed + text == library.decode(whole, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("decoder", [None, {"type": "WordPiece", "prefix": "##"}])
