@@ -70,7 +70,7 @@ class _Shapes:
         self.heads = shape(batch, heads, new, dim)
         self.attended = graph.const([-1, heads * dim])
         self.past_and_new = shape(past, new)
-        self.qkv_sizes = graph.const([heads * dim, kv * dim, kv * dim])
+        self.heads_of_each = graph.const([heads, kv, kv])
         self.gate_up_sizes = graph.const([config.intermediate] * 2)
 
 
@@ -210,12 +210,10 @@ class _Decoder:
         if config.qkv_bias:
             biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
             stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
-        q, k, v = (
-            graph.op("Reshape", part, shapes.per_head)
-            for part in graph.split(stacked, 3, shapes.qkv_sizes)
-        )
-        q, k = (graph.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, k))
-        v = graph.op("Transpose", v, perm=[0, 2, 1, 3], output=f"new_value.{layer}")
+        heads = graph.op("Reshape", stacked, shapes.per_head)
+        heads = graph.op("Transpose", heads, perm=[0, 2, 1, 3])
+        names = [f"queries.{layer}", f"keys.{layer}", f"new_value.{layer}"]
+        q, k, v = graph.outputs("Split", [heads, shapes.heads_of_each], names, axis=1)
         if config.qk_norm:
             q = self.normalise(q, layer_tensor(layer, "self_attn.q_norm"))
             k = self.normalise(k, layer_tensor(layer, "self_attn.k_norm"))
