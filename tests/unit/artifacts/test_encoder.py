@@ -1,7 +1,9 @@
 """Embedding models: read, built, refused; held to what transformers computes."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from fungible.engine.runtimes.encoder_base import ENCODERS, open_encoder
 from fungible.errors import ArtifactError, InputError
 from support.tiny_encoder import (
     CONTEXT,
+    FIXTURE,
     NAME,
     WIDTH,
     apart,
@@ -266,3 +269,16 @@ def test_verify_on_targets_is_for_text_generation(artifact: Path) -> None:
 def test_a_runtime_without_encoders_is_refused(artifact: Path) -> None:
     with pytest.raises(InputError, match="openvino:cpu does not run embedding models"):
         open_encoder(artifact, "f32", Target("openvino"), threads=1)
+
+
+@pytest.mark.oracle
+def test_transformers_still_says_what_the_fixture_says(tmp_path: Path) -> None:
+    python = os.environ.get("FUNGIBLE_ORACLE_PYTHON")
+    if not python:
+        pytest.skip("FUNGIBLE_ORACLE_PYTHON names no interpreter with torch and transformers")
+    tool = FIXTURE.parents[2] / "tools" / "make_encoder_oracle.py"
+    subprocess.run([python, str(tool), str(tmp_path)], check=True)
+    fresh = load_file(tmp_path / "expected.safetensors")
+    assert fresh.keys() == expected().keys()
+    for name, values in expected().items():
+        assert apart(fresh[name], values) < 1e-5, name
