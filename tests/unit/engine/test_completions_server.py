@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +11,9 @@ from starlette.applications import Starlette
 from fungible.engine.tokenizer import ChatTokenizer
 from support.asgi import Call
 from support.completions import completions_engine
-from support.engine_setup import EOS, byte_tokens
-from support.tiny_model import TOKENS
+from support.engine_setup import EOS, byte_tokens, write_tokenizer
+from support.sentence_piece import sentence_piece
+from support.tiny_model import CONFIG, TOKENS
 
 RANDOM: dict[str, Any] = {"temperature": 1.5, "seed": 40, "max_tokens": 6, "ignore_eos": True}
 
@@ -199,6 +201,27 @@ async def test_a_scored_prompt_always_has_one_more_token(
     assert len(columns["top_logprobs"]) == 4
     assert found[-1]["finish_reason"] == ("length" if text else "stop")
     assert texts(call) == ["abc" + text], "the end token has no text"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "echoed", "answer"),
+    [([1], "hello", " hello"), ([0, 1, 2], "<s> hello ", " hello"), ([0], "<s>", "hello")],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_only_an_answer_that_starts_a_text_loses_its_first_space(
+    tmp_path: Path, prompt: list[int], echoed: str, answer: str, stream: bool
+) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(sentence_piece().to_str())
+    fields = {"logit_bias": {1: 100}, "max_tokens": 2, "logprobs": 0, "stream": stream}
+    async with completions_engine(ChatTokenizer(tmp_path, CONFIG), None) as engine:
+        bare = await engine.ask(prompt=prompt, **fields).done()
+        whole = await engine.ask(prompt=prompt, echo=True, **fields).done()
+    assert texts(bare) == [answer + " hello"]
+    assert texts(whole) == [echoed + answer + " hello"]
+    events = whole.events()[:-1] if stream else [whole.json()]
+    offsets = [at for one in events for at in one["choices"][0]["logprobs"]["text_offset"]]
+    assert offsets[-2:] == [len(echoed), len(echoed + answer)]
 
 
 async def test_stop_tokens_and_fewest_tokens(tokenizer: ChatTokenizer) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer
 
 from fungible.contract.openai import ChatMessage
 from fungible.engine.bare_prompt import spell
@@ -11,6 +11,7 @@ from fungible.engine.detokenizer import Detokenizer, Pieces
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.errors import ArtifactError, RequestError, UnsupportedError
 from support.engine_setup import write_tokenizer
+from support.sentence_piece import sentence_piece
 from support.tiny_model import CONFIG, SPECIAL, TOKENS, tiny_tokenizer
 
 tokens = st.lists(st.integers(0, len(TOKENS) - 1), max_size=30)
@@ -51,21 +52,6 @@ def test_a_cut_character_is_dropped_not_replaced(tokenizer: ChatTokenizer) -> No
 def test_control_tokens_and_unused_ids_never_show(tokenizer: ChatTokenizer) -> None:
     assert tokenizer.decode([0, 1, 2, 10_000]) == ""
     assert tokenizer.pieces.spelled(1) == SPECIAL[1].encode()
-
-
-def sentence_piece() -> Tokenizer:
-    vocab = {"<s>": 0, "▁hello": 1, "▁": 2, "w": 3, **{f"<0x{b:02X}>": 4 + b for b in range(256)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
-    tokenizer.add_special_tokens(["<s>"])
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1),
-        ]
-    )
-    return tokenizer
 
 
 def pieces_of(library: Tokenizer, decoder: dict[str, object] | None) -> Pieces:
