@@ -22,6 +22,15 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+# Above any published model; what is larger is a damaged file.
+_LARGEST = {
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 1 << 12,
+    "vocab_size": 1 << 22,
+    "max_position_embeddings": 1 << 20,
+}
 # What sentence-transformers calls the layers that we build.
 _TRANSFORMER, _POOLING, _NORMALIZE = "Transformer", "Pooling", "Normalize"
 
@@ -111,15 +120,7 @@ def read_encoder_config(directory: Path) -> tuple[ModelConfig, EncoderConfig, li
 
 
 def _check(found: _Fields, where: str) -> None:
-    largest = 1 << 22
-    for name in (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "vocab_size",
-        "max_position_embeddings",
-    ):
+    for name, largest in _LARGEST.items():
         value = getattr(found, name)
         if not 1 <= value <= largest:
             raise ArtifactError(f"{where}: {name} is {value}; it must be in [1, {largest}]")
