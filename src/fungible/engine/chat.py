@@ -14,7 +14,7 @@ from fungible.engine.chat_request import AnswerForm, ToolUse, check_supported, f
 from fungible.engine.chat_stream import ChatAnswer
 from fungible.engine.exchange import cancel_when_gone, read_body, request_id_of, send_stream
 from fungible.engine.generation import GenerationRequest
-from fungible.engine.sampling_fields import sampling_from
+from fungible.engine.sampling_fields import check_number, sampling_from
 from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.engine.tool_calls import ToolParser, parser_for
@@ -67,12 +67,16 @@ class ChatEndpoint:
             )
         check_supported(chat, raw)
         top = (chat.top_logprobs or 0) if chat.logprobs else None
-        settings = sampling_from(raw, self._scheduler.limits.vocab, top_logprobs=top)
+        most = chat.max_completion_tokens or chat.max_tokens
+        settings = sampling_from(
+            raw, self._scheduler.limits.vocab, top_logprobs=top, max_tokens=most
+        )
+        check_number(1, settings.count, self._scheduler.capacity)
         form = form_from(raw, self._tokenizer.tool_format)
         request = GenerationRequest(
             prompt=tuple(await self._prompt(chat, form)),
             sampling=settings.sampling,
-            max_tokens=chat.max_completion_tokens or chat.max_tokens,
+            max_tokens=most,
             stops=settings.stops,
             ignore_eos=settings.ignore_eos,
             stream=bool(chat.stream),

@@ -20,14 +20,14 @@ from fungible.contract.completions import (
 from fungible.contract.ids import new_id
 from fungible.contract.openai import UsageBody
 from fungible.contract.sse import DONE, encode_frame
-from fungible.engine.answers import MOST_ANSWERS, AnswerGroup, repeated
+from fungible.engine.answers import AnswerGroup, repeated
 from fungible.engine.bare_prompt import BarePrompt, read_prompt
 from fungible.engine.completion_choice import ChoiceWriter, Shown
 from fungible.engine.constraint import Constraint
 from fungible.engine.exchange import cancel_when_gone, read_body, request_id_of, send_stream
 from fungible.engine.generation import GenerationRequest, Output
 from fungible.engine.grammar_fields import grammar_from
-from fungible.engine.sampling_fields import AnswerSettings, sampling_from
+from fungible.engine.sampling_fields import AnswerSettings, check_number, sampling_from
 from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenizer import ChatTokenizer
 from fungible.errors import (
@@ -94,10 +94,15 @@ class CompletionsEndpoint:
                 hint=f"this engine serves {self._model!r}",
                 param="model",
             )
-        settings = sampling_from(raw, self._scheduler.limits.vocab, top_logprobs=asked.logprobs)
+        settings = sampling_from(
+            raw,
+            self._scheduler.limits.vocab,
+            top_logprobs=asked.logprobs,
+            max_tokens=_most_tokens(asked),
+        )
         prompts = read_prompts(asked.prompt)
         _check_supported(asked, raw, settings)
-        _check_number(len(prompts), settings.count)
+        check_number(len(prompts), settings.count, self._scheduler.capacity)
         constraint = await self._constraint(raw)
         if sum(map(len, prompts)) < _LONG_TEXT:
             read = self._read_prompts(prompts)
@@ -211,11 +216,12 @@ def _request(
 ) -> GenerationRequest:
     echoed = asked.logprobs if shown.echo else None
     wanted = [one for one in (echoed, settings.prompt_logprobs) if one is not None]
-    most = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
     return GenerationRequest(
         prompt=prompt.tokens,
         sampling=settings.sampling,
-        max_tokens=max(most, 1),  # scoring a prompt ends with one token, which nobody sees
+        max_tokens=max(
+            _most_tokens(asked), 1
+        ),  # scoring a prompt ends with one token, which nobody sees
         stops=settings.stops,
         ignore_eos=settings.ignore_eos,
         stream=asked.stream is True,
@@ -226,6 +232,10 @@ def _request(
         continues=prompt.continues,
         request_id=request_id,
     )
+
+
+def _most_tokens(asked: CompletionRequest) -> int:
+    return DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
 
 
 def _check_supported(
@@ -260,14 +270,4 @@ def _check_supported(
             "prompt_logprobs cannot be streamed",
             hint="use echo with logprobs, or leave stream out",
             param="prompt_logprobs",
-        )
-
-
-def _check_number(prompts: int, count: int) -> None:
-    if prompts * count > MOST_ANSWERS:
-        raise RequestError(
-            f"{prompts} prompts with n = {count} make {prompts * count} answers; "
-            f"one request may have {MOST_ANSWERS}",
-            hint="send several requests",
-            param="prompt" if prompts > MOST_ANSWERS else "n",
         )

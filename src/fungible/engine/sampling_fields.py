@@ -69,7 +69,11 @@ class AnswerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sampling_from(
-    raw: Mapping[str, Any], vocab: int, *, top_logprobs: int | None = None
+    raw: Mapping[str, Any],
+    vocab: int,
+    *,
+    top_logprobs: int | None = None,
+    max_tokens: int | None = None,
 ) -> AnswerSettings:
     """Read the settings out of a decoded body; `null` means the default everywhere.
 
@@ -78,12 +82,14 @@ def sampling_from(
         vocab: Tokens that the model knows, for the fields that name tokens.
         top_logprobs: Alternatives to report for each token; the two endpoints spell it
             differently, so the caller has read it.
+        max_tokens: Most tokens of an answer, read by the caller likewise; `None` sets no limit.
 
     Raises:
         RequestError: A field has the wrong type or is out of range; names the field.
     """
     fields = read_fields(raw, _Fields)
     _check_ranges(fields)
+    _check_fewest(fields.min_tokens or 0, max_tokens)
     bias = fields.logit_bias or {}
     _check_tokens("logit_bias", bias, vocab)
     _check_tokens("stop_token_ids", fields.stop_token_ids or (), vocab)
@@ -108,6 +114,40 @@ def sampling_from(
         ignore_eos=fields.ignore_eos is True,
         prompt_logprobs=fields.prompt_logprobs,
     )
+
+
+def check_number(prompts: int, count: int, capacity: int) -> None:
+    """Refuse a request for more answers than can ever be made together.
+
+    Args:
+        prompts: How many it has.
+        count: Answers to each (`n`).
+        capacity: Answers that the engine can make or let wait at once.
+
+    Raises:
+        RequestError: There are too many; names the field that is too large.
+    """
+    if prompts * count <= min(MOST_ANSWERS, capacity):
+        return
+    asked = f"{prompts} prompts with n = {count} make {prompts * count} answers"
+    if prompts * count > MOST_ANSWERS:
+        limit, reason = MOST_ANSWERS, f"one request may have {MOST_ANSWERS}"
+    else:
+        limit, reason = capacity, f"this engine's slots and queue hold {capacity} together"
+    raise RequestError(
+        f"{asked}; {reason}",
+        hint="send several requests, one after the other",
+        param="prompt" if prompts > limit else "n",
+    )
+
+
+def _check_fewest(fewest: int, most: int | None) -> None:
+    if most is not None and fewest > most:
+        raise RequestError(
+            f"min_tokens is {fewest}, more than the {most} tokens that the answer may have",
+            hint="raise max_tokens",
+            param="min_tokens",
+        )
 
 
 def _check_ranges(fields: _Fields) -> None:

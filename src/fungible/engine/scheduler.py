@@ -94,6 +94,11 @@ class Scheduler:
         else:
             await asyncio.to_thread(self._thread.join, _JOIN_S)
 
+    @property
+    def capacity(self) -> int:
+        """Requests that it can hold at once, in its slots and waiting for one."""
+        return self.limits.slots + self._max_waiting
+
     def problem(self) -> str:
         """Why the engine cannot work at the moment, or nothing."""
         if self._dead is not None:
@@ -123,7 +128,8 @@ class Scheduler:
             if self._dead is not None or self._closing:
                 reason = self._dead.message if self._dead else "it is shutting down"
                 raise UnavailableError(f"the engine takes no requests: {reason}")
-            if len(self._waiting) >= self._max_waiting:
+            idle = self.limits.slots - len(self._active)  # who comes for these hardly waits
+            if len(self._waiting) >= self._max_waiting + idle:
                 raise UpstreamBusyError(
                     f"{len(self._waiting)} requests wait already", hint="try again in a second"
                 )

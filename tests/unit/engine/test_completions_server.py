@@ -322,6 +322,8 @@ async def test_penalties_reach_the_sampler(tokenizer: ChatTokenizer) -> None:
         ({"prompt": "long " * 200}, 400, "prompt"),
         ({"prompt": ["a"] * 129}, 400, "prompt"),
         ({"prompt": ["a"] * 20, "n": 7}, 400, "n"),
+        ({"min_tokens": 17}, 400, "min_tokens"),
+        ({"min_tokens": 5, "max_tokens": 4}, 400, "min_tokens"),
         ({"n": 0}, 400, "n"),
         ({"n": 2.5}, 400, "n"),
         ({"max_tokens": -1}, 400, "max_tokens"),
@@ -396,13 +398,36 @@ async def test_when_one_answer_is_refused_the_others_are_given_up(
 ) -> None:
     gate = threading.Semaphore(0)
     async with completions_engine(tokenizer, gate=gate, slots=1, max_waiting=2) as engine:
-        refused = await engine.ask(n=4).done()
+        first = engine.ask()
+        await until(lambda: engine.scheduler._active)
+        refused = await engine.ask(n=3).done()
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
         assert refused.json()["error"]["code"] == "upstream_busy"
-        gate.release(1)
-        await until(lambda: not engine.scheduler._active and not engine.scheduler._waiting)
+        gate.release(2)
+        await until(lambda: not engine.scheduler._waiting)
         gate.release(100)
+        assert texts(await first.done()) == ["Hello é"]
         assert texts(await engine.ask().done()) == ["Hello é"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", {"prompt": "~", "n": 4}, "n"),
+        ("/v1/completions", {"prompt": ["~"] * 4}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "~"}], "n": 4}, "n"),
+    ],
+)
+async def test_what_could_never_start_is_refused_for_good(
+    tokenizer: ChatTokenizer, path: str, fields: dict[str, Any], param: str
+) -> None:
+    async with completions_engine(tokenizer, slots=1, max_waiting=2) as engine:
+        call = await engine.post(path, {"model": "tiny", **fields}).done()
+        filled = await engine.ask(n=3).done()
+    assert (call.status, call.json()["error"]["param"]) == (400, param)
+    assert "hold 3 together" in call.json()["error"]["message"]
+    assert "retry-after" not in call.headers
+    assert texts(filled) == ["Hello é"] * 3, "an idle engine takes all that it can hold"
 
 
 async def test_a_failure_breaks_the_stream_of_all(tokenizer: ChatTokenizer) -> None:
