@@ -11,8 +11,9 @@ from fungible.artifacts.model_config import ModelConfig
 from fungible.artifacts.session import appends_in_place, open_session
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Runtime, RuntimeLimits
+from fungible.engine.runtimes.graph_step import GraphStep
 from fungible.engine.runtimes.onnxruntime_in_place import InPlaceRuntime
-from fungible.engine.runtimes.slot_cache import GraphStep, SlotCache
+from fungible.engine.runtimes.slot_cache import SlotCache
 from fungible.errors import ArtifactError, InputError
 
 _CPU = "cpu"

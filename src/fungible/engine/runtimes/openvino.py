@@ -11,7 +11,8 @@ from fungible.artifacts.manifest import load_manifest
 from fungible.artifacts.model_config import ModelConfig
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import RuntimeLimits
-from fungible.engine.runtimes.slot_cache import GraphStep, SlotCache
+from fungible.engine.runtimes.graph_step import GraphStep
+from fungible.engine.runtimes.slot_cache import SlotCache
 from fungible.errors import ArtifactError, EngineError, InputError, UnavailableError
 
 # `import openvino` reports itself to its maker over the network unless this package is
@@ -52,9 +53,9 @@ class OpenVINORuntime(SlotCache):
     ) -> None:
         config = _model_config(artifact, variant, context)
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=config.vocab)
-        core = openvino.Core()
-        device = _find_device(core, target)
-        model = _compile(core, artifact / variant / "model.onnx", device, threads)
+        core = open_core()
+        device = find_device(core, target)
+        model = compile_graph(core, artifact / variant / "model.onnx", device, threads)
         self._request: Any = model.create_infer_request()
         self._bound: GraphStep | None = None
         super().__init__(config, self.limits, self._execute)
@@ -80,7 +81,7 @@ class OpenVINORuntime(SlotCache):
             self._request.infer()
         except RuntimeError as error:
             self._bound = None
-            raise EngineError(f"OpenVINO failed in a step: {_reason(error)}") from error
+            raise EngineError(f"OpenVINO failed in a step: {reason_of(error)}") from error
 
 
 def _model_config(artifact: Path, variant: str, context: int) -> ModelConfig:
@@ -104,7 +105,18 @@ def _model_config(artifact: Path, variant: str, context: int) -> ModelConfig:
     return manifest.config
 
 
-def _find_device(core: Any, target: Target) -> str:  # noqa: ANN401
+def open_core() -> Any:  # noqa: ANN401
+    """OpenVINO's devices; it reports itself to nobody."""
+    return openvino.Core()
+
+
+def find_device(core: Any, target: Target) -> str:  # noqa: ANN401
+    """OpenVINO's name of the target's device.
+
+    Raises:
+        InputError: OpenVINO knows no such kind of device.
+        UnavailableError: There is none here.
+    """
     if target.device not in _DEVICES or (target.device == "cpu" and target.arch):
         raise InputError(
             f"target {target}: OpenVINO has no such device",
@@ -121,7 +133,12 @@ def _find_device(core: Any, target: Target) -> str:  # noqa: ANN401
     return wanted
 
 
-def _compile(core: Any, path: Path, device: str, threads: int) -> Any:  # noqa: ANN401
+def compile_graph(core: Any, path: Path, device: str, threads: int) -> Any:  # noqa: ANN401
+    """An ONNX graph, compiled to compute in float32.
+
+    Raises:
+        ArtifactError: It cannot be loaded; names the file.
+    """
     options: dict[str, Any] = {
         # The default on a CPU with bfloat16 instructions is bfloat16, for every variant.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -135,12 +152,12 @@ def _compile(core: Any, path: Path, device: str, threads: int) -> Any:  # noqa: 
         return core.compile_model(core.read_model(path), device, options)
     except RuntimeError as error:
         raise ArtifactError(
-            f"{path}: OpenVINO cannot load it: {_reason(error)}",
+            f"{path}: OpenVINO cannot load it: {reason_of(error)}",
             hint="check the files with `fungible artifact verify`",
         ) from error
 
 
-def _reason(error: RuntimeError) -> str:
+def reason_of(error: RuntimeError) -> str:
     """What went wrong; most lines of OpenVINO's messages name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(_BOILERPLATE)]

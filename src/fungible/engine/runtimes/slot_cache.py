@@ -1,72 +1,21 @@
-"""The key/value cache of runtimes whose graph keeps no state, and the buffers of their steps.
+"""The key/value cache of runtimes whose graph keeps no state.
 
 The cache is ours: `[2·layers, slots, kv_heads, context, head_dim]`, keys and values of a layer
 side by side. The graph takes the past and returns only what is new, so a step's cost does not
 grow with copies of the cache: for decoding, the past of the batch is kept in a second, tightly
-packed array that is appended to in place and rebuilt only when the set of slots changes or its
-room is used up.
+packed array (`packed_rows.py`) that is appended to in place.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungible.artifacts.model_config import ModelConfig
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.graph_step import GraphStep
+from fungible.engine.runtimes.packed_rows import PackedRows
 from fungible.errors import ContextLengthError, InputError
-
-# The packed past grows in steps, so that it is rebuilt rarely and padded little.
-_ROOM = 64
-
-
-class GraphStep:
-    """The buffers of one call of the graph; inputs are written and outputs read in place.
-
-    Attributes:
-        past: Float32 `[2·layers, B, kv_heads, P, head_dim]`.
-        mask: Boolean `[B, 1, S, P + S]`.
-        ids: Tokens, int64 `[B, S]`; `positions` likewise.
-        wanted: Rows of the flattened tokens whose logits are wanted, int64 `[N]`.
-        added: The new keys and values, shaped like `past` with S instead of P.
-        logits: Float32 `[N, vocab]`.
-        bound: For the runtime: what it made of these buffers, kept as long as they are.
-    """
-
-    def __init__(
-        self, past: NDArray[np.float32], mask: NDArray[np.bool_], wanted: list[int], vocab: int
-    ) -> None:
-        caches, rows, kv_heads, _, head_dim = past.shape
-        new = mask.shape[2]
-        self.past = past
-        self.mask = mask
-        self.ids = np.zeros((rows, new), np.int64)
-        self.positions = np.zeros((rows, new), np.int64)
-        self.wanted = np.array(wanted, np.int64)
-        self.added = np.zeros((caches, rows, kv_heads, new, head_dim), np.float32)
-        self.logits = np.zeros((len(wanted), vocab), np.float32)
-        self.bound: Any = None
-
-    def inputs(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The graph's inputs by name."""
-        yield "input_ids", self.ids
-        yield "position_ids", self.positions
-        yield "attention_mask", self.mask
-        yield "logits_index", self.wanted
-        for name, array in _named(self.past):
-            yield f"past_{name}", array
-
-    def outputs(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The graph's outputs by name."""
-        yield "logits", self.logits
-        for name, array in _named(self.added):
-            yield f"new_{name}", array
-
-
-def _named(caches: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for index, array in enumerate(caches):
-        yield f"{'value' if index % 2 else 'key'}.{index // 2}", array
 
 
 class SlotCache:
@@ -88,7 +37,7 @@ class SlotCache:
         # reaches are never touched, so they cost no memory.
         self._cache = np.zeros(shape, np.float32)
         self._lengths = [0] * limits.slots
-        self._batch = _Batch(self._cache, (), 0, limits.vocab)
+        self._packed = PackedRows(self._cache, limits.vocab)
 
     def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
         """See `Runtime.prefill`.
@@ -115,18 +64,16 @@ class SlotCache:
             raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
         for slot in slots:
             self._require_room(slot, 1)
-        lengths = [self._lengths[slot] for slot in slots]
-        batch = self._batch
-        if not batch.fits(tuple(slots), max(lengths)):
-            room = min(-(-(max(lengths) + 1) // _ROOM) * _ROOM, self._limits.context)
-            batch = self._batch = _Batch(self._cache, tuple(slots), room, self._limits.vocab)
-        step = batch.prepare(lengths)
-        step.ids[:, 0] = tokens
+        step = self._packed.prepare(slots, self._lengths)
+        row_of = {slot: row for row, slot in enumerate(self._packed.slots)}
+        rows = [row_of[slot] for slot in slots]
+        step.ids[rows, 0] = tokens
         self._run(step)
-        batch.append(lengths)
-        for slot, length in zip(slots, lengths, strict=True):
-            self._lengths[slot] = length + 1
-        return step.logits.copy()
+        self._packed.append()
+        for slot in slots:
+            self._lengths[slot] += 1
+        logits: Logits = step.logits[rows]
+        return logits
 
     def fork(self, source: int, slot: int, length: int) -> None:
         """See `Runtime.fork`.
@@ -140,7 +87,7 @@ class SlotCache:
         self._require_held(source, length)
         self._cache[:, slot, :, :length] = self._cache[:, source, :, :length]
         self._lengths[slot] = length
-        self._batch.forget(slot, 0)
+        self._packed.forget(slot, 0)
 
     def truncate(self, slot: int, length: int) -> None:
         """See `Runtime.truncate`.
@@ -150,7 +97,7 @@ class SlotCache:
         """
         self._require_held(slot, length)
         self._lengths[slot] = length
-        self._batch.forget(slot, length)
+        self._packed.forget(slot, length)
 
     def release(self, slot: int) -> None:
         """See `Runtime.release`."""
@@ -159,7 +106,7 @@ class SlotCache:
     def close(self) -> None:
         """Free the cache."""
         self._cache = np.zeros((0, 0, 0, 0, 0), np.float32)
-        self._batch = _Batch(self._cache, (), 0, 0)
+        self._packed = PackedRows(self._cache, 0)
 
     def _append(self, slot: int, tokens: NDArray[np.int64], wanted: list[int]) -> Logits:
         if len(tokens) == 0:
@@ -191,52 +138,3 @@ class SlotCache:
         self._require_room(slot, 0)
         if not 0 <= length <= self._lengths[slot]:
             raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")
-
-
-class _Batch:
-    """The packed past of a set of slots, with room for `room` tokens in each row."""
-
-    def __init__(
-        self, cache: NDArray[np.float32], slots: tuple[int, ...], room: int, vocab: int
-    ) -> None:
-        caches, _, kv_heads, _, head_dim = cache.shape
-        rows = len(slots)
-        self.slots = slots
-        self.room = room
-        self._cache = cache
-        self._filled = [0] * rows
-        past = np.zeros((caches, rows, kv_heads, room, head_dim), np.float32)
-        mask = np.ones((rows, 1, 1, room + 1), np.bool_)
-        self._step = GraphStep(past, mask, list(range(rows)), vocab)
-
-    def fits(self, slots: tuple[int, ...], longest: int) -> bool:
-        """Whether these slots are the rows and there is room for one more token in each."""
-        return slots == self.slots and longest < self.room
-
-    def prepare(self, lengths: Sequence[int]) -> GraphStep:
-        """The step that appends to rows of these lengths; copies what the rows lack."""
-        for row, (slot, filled, length) in enumerate(
-            zip(self.slots, self._filled, lengths, strict=True)
-        ):
-            if filled < length:
-                piece = self._cache[:, slot, :, filled:length]
-                self._step.past[:, row, :, filled:length] = piece
-                self._filled[row] = length
-        ends = np.array(lengths, dtype=np.int64)[:, None]
-        self._step.mask[:, 0, 0, : self.room] = np.arange(self.room) < ends
-        self._step.positions[:] = ends
-        return self._step
-
-    def append(self, lengths: Sequence[int]) -> None:
-        """Keep the step's new keys and values, here and in the slots."""
-        for row, (slot, length) in enumerate(zip(self.slots, lengths, strict=True)):
-            added = self._step.added[:, row, :, 0]
-            self._cache[:, slot, :, length] = added
-            self._step.past[:, row, :, length] = added
-            self._filled[row] = length + 1
-
-    def forget(self, slot: int, length: int) -> None:
-        """Only the first `length` tokens of a slot are still what the row holds."""
-        if slot in self.slots:
-            row = self.slots.index(slot)
-            self._filled[row] = min(self._filled[row], length)

@@ -1,0 +1,124 @@
+"""The past of the slots that decode together, packed tightly and kept from step to step.
+
+A graph takes the past as `[B, kv_heads, P, head_dim]`: only sequences of the batch, side by side,
+and no longer than the longest needs. A slot keeps its row while it goes on decoding, so a slot
+that joins or leaves costs a copy of one row at most.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungible.engine.runtimes.graph_step import GraphStep
+
+# Room grows in steps: it is made anew rarely and pads little.
+_ROOM = 64
+
+
+class PackedRows:
+    """Rows for slots of a cache, and the steps over the rows in use.
+
+    The array is `[2·layers, slots, kv_heads, room, head_dim]`, so the first rows of each layer
+    are contiguous and a graph runs on them where they are. Another room reads the same memory in
+    another shape; everything is then copied from the cache again. What a row holds beyond its
+    slot's length is left from others: finite numbers, which a mask makes nothing of.
+
+    Args:
+        cache: Keys and values of the slots, `[2·layers, slots, kv_heads, context, head_dim]`.
+        vocab: Tokens of the vocabulary.
+
+    Attributes:
+        slots: The slot of each row in use.
+        room: Tokens that a row can hold.
+        copied: Tokens copied from the cache so far.
+    """
+
+    def __init__(self, cache: NDArray[np.float32], vocab: int) -> None:
+        self.slots: list[int] = []
+        self.room = 0
+        self.copied = 0
+        self._cache = cache
+        self._vocab = vocab
+        # Untouched pages cost no memory: the array is as large as the longest batch so far.
+        self._memory = np.zeros(cache.size, np.float32)
+        self._filled: list[int] = []  # by row: tokens that it shares with its slot
+        self._steps: dict[int, GraphStep] = {}  # by the number of rows
+        self._padded = 0
+
+    def prepare(self, slots: Sequence[int], lengths: Sequence[int]) -> GraphStep:
+        """The step that adds a token to each of the slots; row by row they are `self.slots`.
+
+        Args:
+            slots: Distinct slots.
+            lengths: Tokens that each slot of the cache holds; those that decode are not full.
+        """
+        self._seat(slots)
+        held = [lengths[slot] for slot in self.slots]
+        self._make_room(held)
+        step = self._step(len(held))
+        for row, (slot, filled, length) in enumerate(
+            zip(self.slots, self._filled, held, strict=True)
+        ):
+            if filled < length:
+                step.past[:, row, :, filled:length] = self._cache[:, slot, :, filled:length]
+                self._filled[row] = length
+                self.copied += length - filled
+        ends = np.array(held, np.int64)[:, None]
+        step.mask[:, 0, 0, : self.room] = np.arange(self.room) < ends
+        step.positions[:] = ends
+        return step
+
+    def append(self) -> None:
+        """Keep the last step's new keys and values, here and in the slots."""
+        step = self._step(len(self.slots))
+        for row, (slot, length) in enumerate(zip(self.slots, self._filled, strict=True)):
+            added = step.added[:, row, :, 0]
+            self._cache[:, slot, :, length] = added
+            step.past[:, row, :, length] = added
+            self._filled[row] = length + 1
+
+    def forget(self, slot: int, length: int) -> None:
+        """Only the first `length` tokens of a slot are still what its row holds."""
+        if slot in self.slots:
+            row = self.slots.index(slot)
+            self._filled[row] = min(self._filled[row], length)
+
+    def _seat(self, slots: Sequence[int]) -> None:
+        """Give each slot a row: its own, that of one who left, or a new one."""
+        asked, seated = set(slots), set(self.slots)
+        coming = [slot for slot in slots if slot not in seated]
+        gone = [row for row, slot in enumerate(self.slots) if slot not in asked]
+        while coming and gone:
+            row = gone.pop(0)
+            self.slots[row], self._filled[row] = coming.pop(0), 0
+        for row in reversed(gone):  # the last row is one that stays, or this one
+            last, _ = self.slots.pop(), self._filled.pop()
+            if row < len(self.slots):
+                self.slots[row], self._filled[row] = last, 0
+        self.slots += coming
+        self._filled += [0] * len(coming)
+
+    def _make_room(self, held: Sequence[int]) -> None:
+        """Grow when the longest needs it; shrink when padding has cost what copying would."""
+        context = self._cache.shape[3]
+        need = min(-(-(max(held) + 1) // _ROOM) * _ROOM, context)
+        if need > self.room or (need < self.room and self._padded > sum(held)):
+            self.room = need
+            self._filled = [0] * len(held)
+            self._steps.clear()
+            self._padded = 0
+        self._padded += (self.room - need) * len(held)
+
+    def _step(self, rows: int) -> GraphStep:
+        """The step over the first rows, bound once for as long as the room stays."""
+        if rows not in self._steps:
+            caches, capacity, kv_heads, _, head_dim = self._cache.shape
+            if capacity not in self._steps:
+                shape = (caches, capacity, kv_heads, self.room, head_dim)
+                past = self._memory[: prod(shape)].reshape(shape)
+                mask = np.ones((capacity, 1, 1, self.room + 1), np.bool_)
+                self._steps[capacity] = GraphStep(past, mask, list(range(capacity)), self._vocab)
+            self._steps.setdefault(rows, self._steps[capacity].first(rows))
+        return self._steps[rows]
