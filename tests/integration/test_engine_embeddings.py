@@ -26,7 +26,7 @@ from support.tiny_encoder import (
     write_checkpoint,
 )
 
-TARGETS = ("onnxruntime:cpu", "xla:cpu")
+TARGETS = ("onnxruntime:cpu", "openvino:cpu", "xla:cpu")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from fungible.errors import ArtifactError
 
 RECIPE = 1
 # Runtimes that `engine/runtimes` has an encoder for.
-RUNTIMES = ("onnxruntime", "xla")
+RUNTIMES = ("onnxruntime", "openvino", "xla")
 _LIBRARIES = ("fungible", "jax", "numpy", "onnx", "onnxruntime", "tokenizers")
 
 

@@ -92,7 +92,7 @@ def test_the_manifest_says_what_was_built(artifact: Path) -> None:
     assert (manifest.config.hidden, manifest.config.context) == (WIDTH, CONTEXT)
     assert manifest.encoder is not None
     assert (manifest.encoder.pooling, manifest.encoder.normalise) == ("mean", True)
-    assert manifest.variants["f32"].runtimes == ("onnxruntime", "xla")
+    assert manifest.variants["f32"].runtimes == ("onnxruntime", "openvino", "xla")
     assert set(manifest.variants) == {"f32"}
 
 
@@ -267,8 +267,8 @@ def test_verify_on_targets_is_for_text_generation(artifact: Path) -> None:
 
 
 def test_a_runtime_without_encoders_is_refused(artifact: Path) -> None:
-    with pytest.raises(InputError, match="openvino:cpu does not run embedding models"):
-        open_encoder(artifact, "f32", Target("openvino"), threads=1)
+    with pytest.raises(InputError, match="iree:cpu does not run embedding models"):
+        open_encoder(artifact, "f32", Target("iree"), threads=1)
 
 
 @pytest.mark.oracle

@@ -14,6 +14,7 @@ from fungible.errors import ArtifactError, InputError, MissingExtraError
 # runtime -> (module, class, extra that installs its library)
 ENCODERS = {
     "onnxruntime": ("fungible.engine.runtimes.encoder_onnxruntime", "ONNXEncoder", "onnxruntime"),
+    "openvino": ("fungible.engine.runtimes.encoder_openvino", "OpenVINOEncoder", "openvino"),
     "xla": ("fungible.engine.runtimes.encoder_xla", "XLAEncoder", "xla"),
 }
 
