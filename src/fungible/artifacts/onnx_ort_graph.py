@@ -45,13 +45,14 @@ def build_ort_graph(config: ModelConfig, weights: BlockWeights, weights_file: st
             layer_tensor(layer + 1, "input_layernorm") if layer + 1 < config.layers else FINAL_NORM
         )
         x, normed = decoder.add(x, decoder.feed_forward(normed, layer), after)
-    wanted = graph.op("Gather", normed, "logits_index", axis=0)
+    rows = normed if weights.flat else graph.op("Reshape", normed, decoder.flat)
+    wanted = graph.op("Gather", rows, "logits_index", axis=0)
     weights.head(graph, wanted, "logits")
     return graph.model(config.family, _inputs(config), _outputs(config))
 
 
 class _Decoder:
-    """The layers; x and what is added to it are float32 `[B·S, hidden]`."""
+    """The layers; x and what is added to it are float32, as `BlockWeights.flat` wants them."""
 
     def __init__(self, graph: GraphWriter, config: ModelConfig, weights: BlockWeights) -> None:
         self.graph = graph
@@ -81,10 +82,14 @@ class _Decoder:
     def start(self) -> tuple[str, str]:
         """The rows of the input tokens, and what the first layer reads of them."""
         graph, config = self.graph, self.config
-        x = graph.op("Reshape", self.weights.embed(graph, "input_ids"), self.flat)
+        x = self._for_products(self.weights.embed(graph, "input_ids"), self.flat)
         if config.embedding_scale != 1:
             x = graph.op("Mul", x, graph.const(np.float32(config.embedding_scale)))
         return x, self.normalise(x, layer_tensor(0, "input_layernorm"))
+
+    def _for_products(self, x: str, flat: str) -> str:
+        """`[B, S, n]` in the shape that products take; `flat` is `[-1, n]`."""
+        return self.graph.op("Reshape", x, flat) if self.weights.flat else x
 
     def add(self, x: str, added: str, norm: str) -> tuple[str, str]:
         """Their sum, and the sum normalised with the weight `norm`."""
@@ -132,7 +137,7 @@ class _Decoder:
             do_rotary=int(self.turns_inside),
             local_window_size=config.window if window else -1,
         )
-        mixed = graph.op("Reshape", names[0], self.attended)
+        mixed = self._for_products(names[0], self.attended)
         mixed = self.weights.linear(graph, mixed, layer, ("self_attn.o_proj",))
         return self._post_norm(mixed, layer, "post_attention")
 
@@ -143,7 +148,8 @@ class _Decoder:
         if config.qkv_bias:
             biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
             stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
-        stacked = graph.op("Reshape", stacked, self.sequences)
+        if self.weights.flat:
+            stacked = graph.op("Reshape", stacked, self.sequences)
         if self.turns_inside and not config.qk_norm:
             return [stacked, "", ""]
         q, k, v = graph.split(stacked, 3, self.qkv_sizes)

@@ -47,11 +47,17 @@ _ACCURACY = 4
 
 
 class BlockWeights:
-    """How the graph multiplies with the blocks; see `onnx_graph.Weights`."""
+    """How the graph multiplies with the blocks; see `onnx_graph.Weights`.
+
+    Attributes:
+        flat: `linear` needs its input as `[B·S, in]`; otherwise `[B, S, in]` will do.
+    """
 
     def __init__(self, config: ModelConfig, regions: Mapping[str, Region]) -> None:
         self._config = config
         self._regions = regions
+        # `Gemm` adds the shift, and takes matrices only.
+        self.flat = any(name.endswith(".shift") for name in regions)
 
     def norm(self, graph: GraphWriter, name: str) -> str:
         """A tensor of the file as it is stored."""
@@ -67,7 +73,7 @@ class BlockWeights:
         return graph.op("Reshape", opened, graph.const([0, 0, self._config.hidden]))
 
     def linear(self, graph: GraphWriter, x: str, layer: int, parts: tuple[str, ...]) -> str:
-        """Product of x `[N, in]` and the transposed, stacked weights: `[N, sum of out]`."""
+        """Product of x `[…, in]` and the transposed, stacked weights: `[…, sum of out]`."""
         name = group_name(layer, parts)
         product = self._product(graph, x, name, 4)
         if f"{name}.shift" not in self._regions:

@@ -122,9 +122,8 @@ WRITERS = {
         words=SCHEMES["int4"].words, bytes_per_weight=1.25, write=_quantised(stablehlo=True)
     ),
     "int4-ort": Writer(
-        words="4-bit weights with scale and shift or zero point, blocks of 32; 8-bit head; "
-        "operators of ONNX Runtime alone: lost are "
-        f"{', '.join((*ONNX_RUNTIMES[1:], *STABLEHLO_RUNTIMES))} and preflight",
+        words="as int4, or a whole zero point; only ONNX Runtime's operators, so not for "
+        f"{', '.join((*ONNX_RUNTIMES[1:], *STABLEHLO_RUNTIMES))}, preflight",
         bytes_per_weight=1.25,
         write=_int4_ort,
         runtimes=ONNX_RUNTIMES[:1],
