@@ -1,5 +1,6 @@
 """GGUF files of every family that is read from them give the logits that transformers gives."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import gguf
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
@@ -178,3 +181,32 @@ def test_another_gguf_architecture_is_refused_by_name_with_what_is_missing(
     with pytest.raises(ArtifactError, match=says) as caught:
         open_checkpoint(str(tmp_path / "other.gguf"))
     assert architecture in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("fused") / "tiny.gguf"
+    return write_family_gguf(FIXTURES / "phi4", path).read_bytes()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(at=st.integers(0, 6_000), value=st.integers(0, 255))
+def test_a_damaged_header_is_refused_or_still_a_model(
+    tmp_path: Path, fused: bytes, at: int, value: int
+) -> None:
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(fused[:at] + bytes([value]) + fused[at + 1 :])
+    with contextlib.suppress(ArtifactError):
+        checkpoint = open_checkpoint(str(path))
+        for name in expected_tensors(checkpoint.config):
+            checkpoint.read(name)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
+def test_a_cut_file_is_refused(tmp_path: Path, fused: bytes, share: float) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(fused[: int(len(fused) * share)])
+    with pytest.raises(ArtifactError, match=r"cut\.gguf"):
+        open_checkpoint(str(path))
