@@ -38,13 +38,12 @@ class ArtifactStore:
         self.root = root
 
     def list(self) -> list[tuple[Path, Manifest]]:
-        """Every artifact, newest first.
+        """Every artifact, newest first; those of `unreadable` are left out."""
+        return _scan(self.root)[0]
 
-        Raises:
-            ArtifactError: A manifest is malformed.
-        """
-        found = [(path, load_manifest(path)) for path in _directories(self.root)]
-        return sorted(found, key=lambda pair: (pair[1].created, pair[1].digest), reverse=True)
+    def unreadable(self) -> Sequence[ArtifactError]:
+        """Why each of the other directories is no artifact: made by another version, or damaged."""
+        return _scan(self.root)[1]
 
     def resolve(self, ref: str) -> Path:
         """The directory of the artifact that `ref` names.
@@ -57,7 +56,7 @@ class ArtifactStore:
         """
         if (Path(ref) / MANIFEST).is_file():
             return Path(ref)
-        artifacts = self.list()
+        artifacts, errors = _scan(self.root)
         if ref.startswith("sha256:"):
             matches = [path for path, manifest in artifacts if manifest.digest.startswith(ref)]
             if len(ref) < len("sha256:") + 8 or len(matches) > 1:
@@ -66,9 +65,10 @@ class ArtifactStore:
             matches = [path for path, manifest in artifacts if manifest.name == ref][:1]
         if not matches:
             known = ", ".join(f"{m.name} ({m.digest[:23]})" for _, m in artifacts) or "none yet"
+            skipped = "".join(f"; not readable: {error.message}" for error in errors)
             raise ArtifactError(
                 f"artifact {ref!r}: no directory with a manifest, and not in the store {self.root}",
-                hint=f"in the store: {known}; `fungible artifact build` makes one",
+                hint=f"in the store: {known}{skipped}; `fungible artifact build` makes one",
             )
         return matches[0]
 
@@ -130,6 +130,18 @@ class ArtifactStore:
                 f"{self.root}: the build needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
                 hint="free some space, or choose another --home",
             )
+
+
+def _scan(root: Path) -> tuple[list[tuple[Path, Manifest]], list[ArtifactError]]:
+    """The artifacts of a store, newest first, and why other directories are none."""
+    found, errors = [], []
+    for path in _directories(root):
+        try:
+            found.append((path, load_manifest(path)))
+        except ArtifactError as error:
+            errors.append(error)
+    newest = sorted(found, key=lambda pair: (pair[1].created, pair[1].digest), reverse=True)
+    return newest, errors
 
 
 def _directories(root: Path) -> list[Path]:

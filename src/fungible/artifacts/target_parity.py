@@ -92,29 +92,36 @@ def check_targets(
     checks = []
     for done, (target, name) in enumerate(pairs):
         report("measure on targets", done, len(pairs))
-        variant = manifest.variants[name]
         try:
-            found = compare(reference, score(artifact, name, target, tokens), tokens)
+            logits = score(artifact, name, target, tokens)
         except FungibleError as error:
-            check = TargetCheck(
-                target=str(target),
-                variant=name,
-                parity=None,
-                tolerance=_tolerance(variant),
-                problem=error.message,
-                hint=error.hint,
-            )
+            checks.append(_refused(target, name, manifest.variants[name], error))
         else:
-            check = TargetCheck(
-                target=str(target),
-                variant=name,
-                parity=found,
-                tolerance=_tolerance(variant),
-                problem=_outside(variant, found),
-            )
-        checks.append(check)
+            found = compare(reference, logits, tokens)
+            checks.append(_measured(target, name, manifest.variants[name], found))
     ran = {check.target for check in checks}
     return checks + [_nothing(target) for target in targets if str(target) not in ran]
+
+
+def _measured(target: Target, name: str, variant: Variant, found: Parity) -> TargetCheck:
+    return TargetCheck(
+        target=str(target),
+        variant=name,
+        parity=found,
+        tolerance=_tolerance(variant),
+        problem=_outside(variant, found),
+    )
+
+
+def _refused(target: Target, name: str, variant: Variant, error: FungibleError) -> TargetCheck:
+    return TargetCheck(
+        target=str(target),
+        variant=name,
+        parity=None,
+        tolerance=_tolerance(variant),
+        problem=error.message,
+        hint=error.hint,
+    )
 
 
 def _require_known(manifest: Manifest, variants: Sequence[str]) -> None:

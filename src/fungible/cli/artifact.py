@@ -87,7 +87,10 @@ def build(*, source: str, variants: tuple[str, ...], home: Path, as_json: bool) 
 @_json
 def list_artifacts(*, home: Path, as_json: bool) -> None:
     """Every artifact of the store, newest first."""
-    found = ArtifactStore(home / "artifacts").list()
+    store = ArtifactStore(home / "artifacts")
+    found = store.list()
+    for error in store.unreadable():
+        click.echo(f"left out: {error.message}: {error.hint}", err=True)
     if as_json:
         print_json([{"path": str(path), **_summary(manifest)} for path, manifest in found])
         return

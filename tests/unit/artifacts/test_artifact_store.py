@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fungible.artifacts.manifest import Manifest, load_manifest, write_manifest
@@ -65,11 +66,22 @@ def test_a_reference_that_does_not_name_one_artifact(
         store.resolve(ref)
 
 
-def test_a_malformed_manifest_is_named(store: ArtifactStore) -> None:
+def test_what_another_version_made_is_left_out_and_named(store: ArtifactStore) -> None:
     path = store.root / "cccc00001" / "manifest.json"
-    path.write_text('{"name": 3}')
-    with pytest.raises(ArtifactError, match=r"cccc00001/manifest\.json.*\$\.name"):
-        store.list()
+    written = msgspec.json.decode(path.read_bytes())
+    del written["recipe"]
+    path.write_bytes(msgspec.json.encode(written))
+    assert [path.name for path, _ in store.list()] == ["aaaabbbb2", "aaaabbbb1"]
+    (error,) = store.unreadable()
+    assert "cccc00001/manifest.json" in error.message
+    assert "`recipe`" in error.message
+    assert "build the artifact again" in error.hint
+    assert store.resolve("one").name == "aaaabbbb2"
+    with pytest.raises(ArtifactError) as caught:
+        store.resolve("two")
+    assert "cccc00001/manifest.json" in caught.value.hint
+    with pytest.raises(ArtifactError, match="recipe"):
+        load_manifest(store.resolve(str(path.parent)))
 
 
 def test_a_build_larger_than_the_disk_is_refused_before_it_starts(tmp_path: Path) -> None:
