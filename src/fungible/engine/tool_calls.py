@@ -5,8 +5,9 @@ content. What is read does not depend on how the text was cut.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -25,7 +26,8 @@ class ToolFormat(Enum):
 
     `HERMES`: `<tool_call>{"name", "arguments"}</tool_call>` (Hermes, Qwen). `LLAMA`:
     `{"name", "parameters"}`, several joined by `;` (Llama 3). `MISTRAL`: `[TOOL_CALLS]` and a
-    list of `{"name", "arguments"}`.
+    list of `{"name", "arguments"}`, or, as its newer models do, `[TOOL_CALLS]name[ARGS]{…}` for
+    each call. Its marks are control tokens, so an answer's text may lack them.
     """
 
     HERMES = "hermes"
@@ -71,8 +73,9 @@ def parser_for(kind: ToolFormat, names: Collection[str]) -> ToolParser:
     if kind is ToolFormat.HERMES:
         return _TaggedParser(names)
     if kind is ToolFormat.LLAMA:
-        return _WholeParser(names, (_PYTHON_TAG, "{"), "parameters")
-    return _WholeParser(names, (_TOOL_CALLS, "["), "arguments")
+        return _WholeParser((_PYTHON_TAG, "{"), partial(_llama_calls, names=names))
+    named = [name + after for name in names for after in "[{"]
+    return _WholeParser((_TOOL_CALLS, "[", *named), partial(_mistral_calls, names=names))
 
 
 class _TaggedParser:
@@ -136,12 +139,18 @@ class _TaggedParser:
 
 
 class _WholeParser:
-    """Answers that are calls from their first character on, or else are no calls at all."""
+    """Answers that are calls from their first character on, or else are no calls at all.
 
-    def __init__(self, names: Collection[str], starts: tuple[str, str], arguments: str) -> None:
-        self._names = names
+    Args:
+        starts: How calls may begin.
+        read: The calls in a whole answer; `None` for each that is none.
+    """
+
+    def __init__(
+        self, starts: tuple[str, ...], read: Callable[[str], list[ToolCall | None]]
+    ) -> None:
         self._starts = starts
-        self._arguments = arguments
+        self._read = read
         self._held = ""
         self._content = False
 
@@ -159,12 +168,33 @@ class _WholeParser:
         """The calls, if every one is complete; else all of it as content."""
         if self._content:
             return Read()
-        body = self._held.strip().removeprefix(self._starts[0]).strip()
-        calls = [_call(one, self._names, self._arguments) for one in _objects(body)]
+        calls = self._read(self._held.strip())
         good = [one for one in calls if one is not None]
         if good and len(good) == len(calls):
             return Read(calls=good)
         return Read(content=self._held)
+
+
+def _llama_calls(text: str, names: Collection[str]) -> list[ToolCall | None]:
+    body = text.removeprefix(_PYTHON_TAG).strip()
+    return [_call(one, names, "parameters") for one in _objects(body)]
+
+
+def _mistral_calls(text: str, names: Collection[str]) -> list[ToolCall | None]:
+    found: list[ToolCall | None] = []
+    while text:
+        text = text.removeprefix(_TOOL_CALLS).strip()
+        if text.startswith("["):
+            return found + [_call(one, names) for one in _objects(text)]
+        head = text.partition("{")[0]
+        try:
+            arguments, end = _DECODER.raw_decode(text, len(head))
+        except (ValueError, RecursionError):
+            return [None]
+        name = head.partition("[")[0].strip()  # what follows is `[ARGS]`, or an id before it
+        found.append(_call({"name": name, "arguments": arguments}, names))
+        text = text[end:].strip()
+    return found
 
 
 def _objects(text: str) -> list[Any]:
