@@ -1,7 +1,7 @@
 """`fungible engine`: serve one artifact on one target."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -102,19 +102,6 @@ def _load(
     directory: Path, settings: EngineSettings, queue: int, model_name: str, step_log: Path | None
 ) -> "Starlette":
     """The application with its model in memory."""
-    try:
-        from fungible.engine.runtimes.registry import open_runtime  # noqa: PLC0415  # numpy
-        from fungible.engine.scheduler import Scheduler  # noqa: PLC0415  # numpy, tokenizers
-        from fungible.engine.server import build_app  # noqa: PLC0415  # numpy, tokenizers
-        from fungible.engine.step_log import StepLog  # noqa: PLC0415  # not needed by every command
-        from fungible.engine.tokenizer import ChatTokenizer  # noqa: PLC0415  # tokenizers, jinja2
-    except ModuleNotFoundError as error:
-        if error.name not in _LIBRARIES:
-            raise
-        raise MissingExtraError(
-            f"serving needs {error.name}, which is not installed",
-            hint="pip install 'fungible[engine,onnxruntime]'",
-        ) from error
     manifest = load_manifest(directory)
     if settings.variant not in manifest.variants:
         raise ArtifactError(
@@ -124,18 +111,38 @@ def _load(
     context = min(settings.context, manifest.config.context)
     if context < settings.context:
         click.echo(f"note: context is {context}, the most the model was trained for", err=True)
-    if manifest.kind == "encoder":
-        return _load_encoder(
-            directory,
-            manifest,
-            settings,
-            context=context,
-            queue=queue,
-            name=model_name,
-            log=step_log,
-        )
+    load = _load_encoder if manifest.kind == "encoder" else _load_decoder
+    options: dict[str, Any] = {"context": context, "queue": queue, "name": model_name}
+    try:
+        return load(directory, manifest, settings, log=step_log, **options)
+    except ModuleNotFoundError as error:
+        if error.name not in _LIBRARIES:
+            raise
+        raise MissingExtraError(
+            f"serving needs {error.name}, which is not installed",
+            hint="pip install 'fungible[engine,onnxruntime]'",
+        ) from error
+
+
+def _load_decoder(
+    directory: Path,
+    manifest: Manifest,
+    settings: EngineSettings,
+    *,
+    context: int,
+    queue: int,
+    name: str,
+    log: Path | None,
+) -> "Starlette":
+    """The application of a model that generates text."""
+    from fungible.engine.runtimes.registry import open_runtime  # noqa: PLC0415  # numpy
+    from fungible.engine.scheduler import Scheduler  # noqa: PLC0415  # numpy, tokenizers
+    from fungible.engine.server import build_app  # noqa: PLC0415  # numpy, tokenizers
+    from fungible.engine.step_log import StepLog  # noqa: PLC0415  # not needed by every command
+    from fungible.engine.tokenizer import ChatTokenizer  # noqa: PLC0415  # tokenizers, jinja2
+
     _check_memory(manifest, settings, context)
-    log = None if step_log is None else StepLog(step_log)  # a bad path fails before the loading
+    steps = None if log is None else StepLog(log)  # a bad path fails before the loading
     tokenizer = ChatTokenizer(directory, manifest.config)
     runtime = open_runtime(
         directory,
@@ -151,13 +158,13 @@ def _load(
         eos_ids=frozenset(manifest.config.eos_ids),
         max_waiting=queue,
         prefix_cache=settings.prefix_cache,
-        step_log=log,
+        step_log=steps,
     )
     return build_app(
         scheduler,
         tokenizer,
         manifest,
-        model_name=model_name,
+        model_name=name,
         target=settings.target,
         variant=settings.variant,
     )
