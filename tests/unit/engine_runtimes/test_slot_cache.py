@@ -98,7 +98,9 @@ def test_who_joins_or_leaves_costs_one_row() -> None:
     assert step(0, 1, 2, 3) == 21
     assert step(0, 2, 3) == 22  # a hole: the last row moves there
     assert step(0, 2, 4) == 60  # joins where another leaves
-    assert step(0, 2, 4, 1, 5) == 35 + 10
+    assert step(0, 2, 4, 1) == 35
+    assert step(0, 2, 4, 1, 5) == sum(lengths) - lengths[3] - 5  # beyond the capacity: all
+    assert step(0, 2, 4, 1, 5, 3) == 23
 
 
 def test_rows_hold_what_the_slots_hold() -> None:

@@ -20,10 +20,10 @@ _ROOM = 64
 class PackedRows:
     """Rows for slots of a cache, and the steps over the rows in use.
 
-    The array is `[2·layers, slots, kv_heads, room, head_dim]`, so the first rows of each layer
-    are contiguous and a graph runs on them where they are. Another room reads the same memory in
-    another shape; everything is then copied from the cache again. What a row holds beyond its
-    slot's length is left from others: finite numbers, which a mask makes nothing of.
+    The array is `[2·layers, capacity, kv_heads, room, head_dim]`, so the first rows of each layer
+    are contiguous and a graph runs on them where they are. Another capacity or room reads the same
+    memory in another shape; everything is then copied from the cache again. What a row holds
+    beyond its slot's length is left from others: finite numbers, which a mask makes nothing of.
 
     Args:
         cache: Keys and values of the slots, `[2·layers, slots, kv_heads, context, head_dim]`.
@@ -41,10 +41,11 @@ class PackedRows:
         self.copied = 0
         self._cache = cache
         self._vocab = vocab
-        # Untouched pages cost no memory: the array is as large as the longest batch so far.
+        # Untouched pages cost no memory: it is as large as the largest array so far.
         self._memory = np.zeros(cache.size, np.float32)
         self._filled: list[int] = []  # by row: tokens that it shares with its slot
         self._steps: dict[int, GraphStep] = {}  # by the number of rows
+        self._capacity = 0
         self._padded = 0
 
     def prepare(self, slots: Sequence[int], lengths: Sequence[int]) -> GraphStep:
@@ -101,20 +102,25 @@ class PackedRows:
         self._filled += [0] * len(coming)
 
     def _make_room(self, held: Sequence[int]) -> None:
-        """Grow when the longest needs it; shrink when padding has cost what copying would."""
-        context = self._cache.shape[3]
+        """Grow when it must; shrink the room when padding has cost what copying would."""
+        _, most, _, context, _ = self._cache.shape
+        rows = len(held)
         need = min(-(-(max(held) + 1) // _ROOM) * _ROOM, context)
-        if need > self.room or (need < self.room and self._padded > sum(held)):
+        wasteful = need < self.room and self._padded > sum(held)
+        if need > self.room or rows > self._capacity or wasteful:
+            # Doubled, so few joins copy all; not all slots, as pages are larger than rows.
+            self._capacity = max(self._capacity, min(1 << (rows - 1).bit_length(), most))
             self.room = need
-            self._filled = [0] * len(held)
+            self._filled = [0] * rows
             self._steps.clear()
             self._padded = 0
-        self._padded += (self.room - need) * len(held)
+        self._padded += (self.room - need) * rows
 
     def _step(self, rows: int) -> GraphStep:
         """The step over the first rows, bound once for as long as the room stays."""
         if rows not in self._steps:
-            caches, capacity, kv_heads, _, head_dim = self._cache.shape
+            caches, _, kv_heads, _, head_dim = self._cache.shape
+            capacity = self._capacity
             if capacity not in self._steps:
                 shape = (caches, capacity, kv_heads, self.room, head_dim)
                 past = self._memory[: prod(shape)].reshape(shape)
