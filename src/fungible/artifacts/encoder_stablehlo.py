@@ -16,8 +16,8 @@ from jax import export, lax
 from fungible.artifacts.encoder_checkpoint import POSITIONS, QKV, SEGMENTS, WORDS, encoder_layout
 from fungible.artifacts.encoder_config import FEWEST, INPUTS, MASKED, SHORTEST
 from fungible.artifacts.model_config import EncoderConfig, ModelConfig
-from fungible.artifacts.program import PROGRAM, Argument, Program
-from fungible.artifacts.stablehlo import PLATFORMS, no_source_locations, portable_version
+from fungible.artifacts.program import PROGRAM, Argument, Program, portable_version
+from fungible.artifacts.stablehlo import PLATFORMS, no_source_locations
 from fungible.artifacts.tensors import PROGRAM_TYPES
 
 _SYMBOLS = {"B": "texts of this batch", "S": "tokens per text, filled up on the right"}

@@ -78,3 +78,9 @@ def load_program(folder: Path) -> Program:
     if program.format != 1:
         raise ArtifactError(f"{path}: format {program.format} is not known", hint=again)
     return program
+
+
+def portable_version(portable: bytes) -> str:
+    """The StableHLO version that the bytecode's header names, such as `1.15.0`."""
+    producer = portable[4:].split(b"\0", 1)[0]
+    return producer.decode(errors="replace").rpartition("_v")[2]

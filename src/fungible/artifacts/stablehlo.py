@@ -24,7 +24,7 @@ from jax import export
 
 from fungible.artifacts.decoder_step import build_step
 from fungible.artifacts.model_config import ModelConfig
-from fungible.artifacts.program import PROGRAM, Argument, Program
+from fungible.artifacts.program import PROGRAM, Argument, Program, portable_version
 from fungible.artifacts.step_weights import FloatStepWeights, StepWeights
 from fungible.artifacts.tensors import PROGRAM_TYPES
 
@@ -153,9 +153,3 @@ def _caches(config: ModelConfig, weights: StepWeights) -> list[Argument]:
         for kind in ("keys", "values")
         for layer in range(config.layers)
     ]
-
-
-def portable_version(portable: bytes) -> str:
-    """The StableHLO version that the bytecode's header names, such as `1.15.0`."""
-    producer = portable[4:].split(b"\0", 1)[0]
-    return producer.decode(errors="replace").rpartition("_v")[2]

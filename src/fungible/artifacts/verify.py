@@ -8,8 +8,16 @@ import msgspec
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fungible.artifacts.manifest import REFERENCE, Manifest, Parity, hash_file, load_manifest
+from fungible.artifacts.manifest import (
+    REFERENCE,
+    Manifest,
+    Parity,
+    content_digest,
+    hash_file,
+    load_manifest,
+)
 from fungible.artifacts.parity import compare, parity_tokens, variant_logits
+from fungible.artifacts.program_facts import program_facts
 from fungible.artifacts.target_parity import Score, TargetCheck, check_targets, drift
 from fungible.contract.target import Target
 from fungible.errors import ArtifactError, InputError
@@ -131,8 +139,14 @@ def verify_on_targets(
 
 
 def _check_files(artifact: Path, manifest: Manifest, report: Progress) -> list[str]:
-    problems = []
-    files = sorted(manifest.all_files().items())
+    entries = manifest.all_files()
+    named = content_digest(entries)
+    problems = (
+        [f"manifest.json: digest is {manifest.digest}, that of its files is {named}"]
+        if named != manifest.digest
+        else []
+    )
+    files = sorted(entries.items())
     for done, (path, entry) in enumerate(files):
         report("hash files", done, len(files))
         problem = _check_file(artifact, path, entry.sha256)
@@ -155,11 +169,8 @@ def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> lis
     checks = []
     for done, (name, variant) in enumerate(manifest.variants.items()):
         report("measure parity", done, len(manifest.variants))
-        problems = []
-        facts = graph_facts(artifact / name / "model.onnx")
         # A variant for one runtime may use that runtime's own operators, and says so.
-        if facts.other_domains and len(variant.runtimes) > 1:
-            problems.append(f"operators outside the standard: {', '.join(facts.other_domains)}")
+        problems = _foreign(artifact / name) if len(variant.runtimes) > 1 else []
         measured = None
         if variant.parity is not None:
             logits = variant_logits(artifact, name, manifest.config, tokens)
@@ -174,12 +185,20 @@ def _check_variants(artifact: Path, manifest: Manifest, report: Progress) -> lis
     return checks
 
 
+def _foreign(folder: Path) -> list[str]:
+    """What a variant's graphs use that is not in the two standards."""
+    domains = graph_facts(folder / "model.onnx").other_domains
+    program = program_facts(folder)
+    calls = program.other_calls if program else []
+    problems = [f"operators outside the standard: {', '.join(domains)}"] if domains else []
+    return problems + ([f"calls outside StableHLO: {', '.join(calls)}"] if calls else [])
+
+
 def _check_encoder(artifact: Path, manifest: Manifest, name: str) -> VariantCheck:
     """An embedding model's graphs against each other."""
     from fungible.artifacts.encoder_parity import disagreement  # noqa: PLC0415  # JAX
 
-    others = graph_facts(artifact / name / "model.onnx").other_domains
-    problems = [f"operators outside the standard: {', '.join(others)}"] if others else []
+    problems = _foreign(artifact / name)
     apart = disagreement(artifact, manifest, name)
     problems += [apart] if apart else []
     return VariantCheck(variant=name, recorded=None, measured=None, problems=problems)
