@@ -14,15 +14,21 @@ REPO = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--e2e", action="store_true", help="run the whole loop; takes minutes")
+    parser.addoption(
+        "--compat", action="store_true", help="run with other releases of libraries; downloads them"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--e2e"):
-        return
-    skip = pytest.mark.skip(reason="the whole loop takes minutes: run with --e2e")
-    for item in items:
-        if "e2e" in item.keywords:
-            item.add_marker(skip)
+    reasons = {
+        "e2e": "the whole loop takes minutes: run with --e2e",
+        "compat": "installs other releases of libraries: run with --compat",
+    }
+    for name, reason in reasons.items():
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if name in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,18 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     options.enable_cpu_mem_arena = False
     # Patterns are remembered per shape, and every step has another one.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    # Fatal ones only: an error is raised, and would be on standard error twice.
+    options.log_severity_level = 4
     for key, value in _SETTINGS.items():
         options.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except LOAD_ERRORS as error:
+        if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+            raise ArtifactError(
+                f"{path}: there is not enough memory to load it",
+                hint="free memory, or take a smaller variant",
+            ) from error
         raise ArtifactError(
             f"{path}: ONNX Runtime cannot load it: {error}",
             hint="check the files with `fungible artifact verify`",

@@ -32,6 +32,18 @@ def test_list(home: Path) -> None:
     assert found[0]["digest"][:23] in run("list", "--home", home).stdout
 
 
+def test_list_names_what_it_cannot_read(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "artifacts", tmp_path / "artifacts")
+    old = tmp_path / "artifacts" / "0123456789abcdef"
+    old.mkdir()
+    (old / "manifest.json").write_text('{"name": "older"}')
+    result = run("list", "--home", tmp_path, "--json")
+    assert result.exit_code == 0
+    assert [one["name"] for one in json.loads(result.stdout)] == ["tiny-llama"]
+    assert f"left out: {old / 'manifest.json'}: " in result.stderr
+    assert "build the artifact again" in result.stderr
+
+
 def test_inspect(home: Path) -> None:
     found = json.loads(run("inspect", "tiny-llama", "--home", home, "--json").stdout)
     for name, graph in found["graphs"].items():
@@ -41,6 +53,12 @@ def test_inspect(home: Path) -> None:
         assert attention in graph["operators"].items()
     text = run("inspect", "tiny-llama", "--home", home).stdout
     assert found["manifest"]["digest"] in text
+    programs = {name for name, program in found["programs"].items() if program}
+    assert programs == {"f32", "bf16", "f16", "int8", "int4"}
+    assert found["programs"]["int8"]["other_calls"] == []
+    assert found["manifest"]["licence"] in text
+    assert "int4-naive: no StableHLO program" in text
+    assert "compatibility: StableHLO portable artifact" in text
     assert "non-standard domains: none" in text
 
 
