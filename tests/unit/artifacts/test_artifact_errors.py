@@ -76,7 +76,8 @@ def test_a_runtime_that_is_not_installed_is_a_row_with_its_install_line(
     ("arguments", "status", "says"),
     [
         (("--targets", "onnxruntime:cpu", "--variants", "int3"), 2, "no variant 'int3'"),
-        (("--targets", "abacus:cpu"), 1, "no variant asked for runs on abacus"),
+        (("--targets", "abacus:cpu"), 2, "unknown runtime 'abacus'"),
+        (("--targets", "iree:cpu", "--variants", "int4-naive"), 1, "no variant asked for"),
     ],
 )
 def test_what_the_artifact_or_the_program_lacks(
