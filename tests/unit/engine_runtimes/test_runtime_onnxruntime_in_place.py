@@ -141,7 +141,7 @@ def test_logits_are_the_callers_to_keep(runtime: Runtime) -> None:
 
 
 def test_openvino_refuses_it_and_says_who_does_not(artifact: Path) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("fungible.engine.runtimes.openvino", exc_type=ImportError)
     target = parse_target("openvino:cpu")
     with pytest.raises(ArtifactError, match="'int4-ort' is not for OpenVINO") as refused:
         open_runtime(artifact, "int4-ort", target, slots=1, context=8, threads=1)
