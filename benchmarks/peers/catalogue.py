@@ -109,7 +109,7 @@ ENGINES = (
     _ours("onnxruntime", "int8", LOW, served=True),
     _ours("onnxruntime", "int4", LOW, served=True),
     _ours("onnxruntime", "int4-ort", LOW, served=True),
-    _ours("openvino", "int8", LOW),
+    _ours("openvino", "int8", LOW, served=True),
     _ours("openvino", "int4", LOW),
     _ours("xla", "int8", LOW),
     _llamacpp("gguf-f32", F32),

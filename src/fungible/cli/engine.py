@@ -204,15 +204,18 @@ def _check_memory(manifest: Manifest, settings: EngineSettings, context: int) ->
     """Refuse what cannot fit into this machine's memory; a device's own is not known here."""
     from fungible.engine.memory import (  # noqa: PLC0415  # numpy, through the model's shape
         available_memory,
+        loaded_size,
         memory_need,
         require_memory,
     )
     from fungible.engine.scheduler import PREFILL_CHUNK  # noqa: PLC0415  # numpy, tokenizers
 
-    if parse_target(settings.target).device != "cpu":
+    target = parse_target(settings.target)
+    if target.device != "cpu":
         return
+    size = manifest.variants[settings.variant].size
     need = memory_need(
-        manifest.variants[settings.variant].size,
+        loaded_size(size, settings.variant, target.runtime),
         manifest.config,
         slots=settings.slots,
         context=context,

@@ -1,7 +1,8 @@
 """Whether a model and its slots fit into memory, told before anything is loaded.
 
-The estimate is what is known without loading: the variant's files, as large in memory as on disk,
-and float32 keys and values of every slot when it is full. What a library needs beside that
+The estimate is what is known without loading: the variant's files, as large in memory as on disk
+(twice that where a CPU runtime widens half-precision weights to float32), and float32 keys and
+values of every slot when it is full. What a library needs beside that
 differs, so the estimate is a floor: what does not fit by it does not fit.
 """
 
@@ -31,6 +32,16 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """All of it."""
         return self.weights + self.cache + self.workspace
+
+
+def loaded_size(size: int, variant: str, runtime: str) -> int:
+    """Bytes that a variant's files of `size` bytes take once loaded on a CPU.
+
+    Half-precision weights become float32 in every runtime but IREE: measured with the packaged
+    model, 601 MB of private memory in ONNX Runtime for 274 MB of `bf16` files.
+    """
+    widened = variant in {"bf16", "f16"} and runtime != "iree"
+    return 2 * size if widened else size
 
 
 def memory_need(

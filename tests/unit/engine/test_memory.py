@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from fungible.engine.memory import MemoryNeed, available_memory, memory_need, require_memory
+from fungible.engine.memory import (
+    MemoryNeed,
+    available_memory,
+    loaded_size,
+    memory_need,
+    require_memory,
+)
 from fungible.errors import UnavailableError
 from support.tiny_model import CONFIG
 
@@ -16,6 +22,13 @@ def test_the_need_grows_with_slots_and_context() -> None:
     need = memory_need(1000, CONFIG, slots=3, context=10, chunk=4)
     assert need == MemoryNeed(weights=1000, cache=30 * token, workspace=14 * token)
     assert need.total == 1000 + 44 * token
+
+
+def test_half_precision_weights_count_as_they_are_loaded() -> None:
+    assert loaded_size(100, "bf16", "onnxruntime") == 200
+    assert loaded_size(100, "f16", "xla") == 200
+    assert loaded_size(100, "bf16", "iree") == 100
+    assert loaded_size(100, "int8", "onnxruntime") == 100
 
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
