@@ -1,9 +1,10 @@
 """Continuous batching: one worker thread that keeps a runtime's slots busy.
 
-A step admits waiting requests to free slots, runs a bounded piece of the prompts that are not
-finished, then adds one token to every answer (Orca, Yu et al., 2022; the bounded piece is
-Sarathi-Serve's chunked prefill, Agrawal et al., 2024). A prompt is cut at fixed distances from
-where it starts: at its first token, or after what a slot holds of it already (`prefix.py`).
+A step admits waiting requests to free slots, runs a bounded number of pieces of the prompts that
+are not finished, then adds one token to every answer (Orca, Yu et al., 2022; the bound is
+Sarathi-Serve's chunked prefill, Agrawal et al., 2024). A prompt is cut at multiples of one length
+from its first token, whatever its neighbours are and a slot holds of it already (`prefix.py`), so
+an answer does not change with the load.
 """
 
 import asyncio
@@ -31,6 +32,9 @@ from fungible.errors import (
 )
 
 PREFILL_CHUNK = 128
+# Pieces between two decode steps. More of them give first tokens sooner and fuller batches, and
+# longer pauses in the answers that run already: half a second on two cores, when prompts wait.
+_PIECES = 8
 _SICK_AFTER = 3  # steps that failed in a row
 _JOIN_S = 30.0
 _log = logging.getLogger(__name__)
@@ -45,7 +49,8 @@ class Scheduler:
     Args:
         eos_ids: Tokens that end an answer.
         max_waiting: Requests that may wait for a slot; more are refused.
-        prefill_chunk: Most prompt tokens run between two decode steps.
+        prefill_chunk: Prompts are cut into pieces of so many tokens.
+        prefill_budget: Most prompt tokens run between two decode steps; default: eight pieces.
         prefix_cache: Start prompts from what slots hold of them already.
         step_log: Records every step; closed with the scheduler.
     """
@@ -58,6 +63,7 @@ class Scheduler:
         eos_ids: frozenset[int],
         max_waiting: int = 128,
         prefill_chunk: int = PREFILL_CHUNK,
+        prefill_budget: int | None = None,
         prefix_cache: bool = True,
         step_log: StepLog | None = None,
     ) -> None:
@@ -68,6 +74,7 @@ class Scheduler:
         self._eos_ids = eos_ids
         self._max_waiting = max_waiting
         self._chunk = prefill_chunk
+        self._budget = prefill_budget or _PIECES * prefill_chunk
         self._wake = threading.Condition()
         self._waiting: deque[Generation] = deque()
         self._active: dict[int, Sequence] = {}
@@ -168,7 +175,6 @@ class Scheduler:
         try:
             self._admit(started)
             prefilled = self._prefill()
-            self._mail.post()  # first tokens do not wait for the decode step
             decoded = self._decode()
             self._failures = 0 if prefilled or decoded else self._failures
         except Exception as error:  # noqa: BLE001  # told to every request in the slots
@@ -236,11 +242,12 @@ class Scheduler:
         for sequence in [one for one in self._active.values() if one.prefilling]:
             while sequence.prefilling:
                 piece = sequence.prompt[sequence.prefilled : sequence.prefilled + self._chunk]
-                if spent and spent + len(piece) > self._chunk:
+                if spent and spent + len(piece) > self._budget:
                     return spent
                 logits = self._run_piece(sequence, piece)
                 spent += len(piece)
             self._take(sequence, logits)
+            self._mail.post()  # its first token waits for no other prompt
         return spent
 
     def _run_piece(self, sequence: Sequence, piece: NDArray[np.int64]) -> Logits:

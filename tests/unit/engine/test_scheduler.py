@@ -130,14 +130,14 @@ async def test_a_long_prompt_does_not_starve_the_others(tokenizer: ChatTokenizer
         short = engine.scheduler.submit(ask(max_tokens=20))
         gate.release(2)
         await until(lambda: engine.runtime.names() == ["prefill", "decode"])
-        long = engine.scheduler.submit(ask(*[SCRIPT_START] * 18, max_tokens=2))
+        long = engine.scheduler.submit(ask(*[SCRIPT_START] * 38, max_tokens=2))
         gate.release(1000)
         await asyncio.gather(whole(short), whole(long))
         pieces = [what for name, what in engine.runtime.calls if name == "prefill"]
-        assert pieces == [(0, 1), (1, 4), (1, 4), (1, 4), (1, 4), (1, 2)]
+        assert pieces == [(0, 1), *[(1, 4)] * 9, (1, 2)]
         names = engine.runtime.names()
     first = names.index("prefill", 2)
-    assert names[first : first + 8] == ["prefill", "decode"] * 4
+    assert names[first : first + 10] == ["prefill"] * 8 + ["decode", "prefill"], "8 pieces a step"
 
 
 async def test_short_prompts_share_a_step(tokenizer: ChatTokenizer) -> None:
@@ -150,7 +150,7 @@ async def test_short_prompts_share_a_step(tokenizer: ChatTokenizer) -> None:
         others = [engine.scheduler.submit(ask(SCRIPT_START, 9)) for _ in range(3)]
         gate.release(1000)
         await asyncio.gather(*map(whole, [blocker, *others]))
-        assert engine.runtime.names()[:5] == ["prefill", "release", "prefill", "prefill", "decode"]
+        assert engine.runtime.names()[:6] == ["prefill", "release", *["prefill"] * 3, "decode"]
 
 
 async def test_cancelling_frees_the_slot(tokenizer: ChatTokenizer) -> None:
