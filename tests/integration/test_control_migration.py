@@ -147,9 +147,11 @@ def test_it_moves_through_shadow_and_canary_and_survives_kill_9_of_control(tmp_p
         chat(loop.gateway.url, 4)
         assert loop.control.stop() == 0
         assert not (tmp_path / "run" / "control.json").exists()
-    edges = query(loop.config, "SELECT to_state, reason FROM migrations ORDER BY at_ns")
-    assert [edge for edge, _ in edges] == ["gated", "shadow", "canary", "canary", "promoted"]
-    assert all(reason for _, reason in edges)
+    # At least once: a control that is killed right after it wrote an event writes the same again.
+    columns = "at_ns, to_state, reason"
+    edges = query(loop.config, f"SELECT DISTINCT {columns} FROM migrations ORDER BY at_ns")
+    assert [edge for _, edge, _ in edges] == ["gated", "shadow", "canary", "canary", "promoted"]
+    assert all(reason for _, _, reason in edges)
     [(shadows, doubled)] = query(
         loop.config,
         "SELECT countIf(kind = 'shadow'), count() - uniq(attempt_id) FROM attempt_events",
