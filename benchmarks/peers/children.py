@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 _SAMPLE_S = 0.5
+_FIRST_SAMPLE_S = 0.02
 _GRACE_S = 15.0
 Event = dict[str, Any]
 
@@ -124,8 +125,10 @@ class Driver:
 
     def _watch(self) -> None:
         """Peak of the proportional set size over the whole tree: shared pages count once."""
-        while not self._done.wait(_SAMPLE_S):
+        wait = _FIRST_SAMPLE_S  # a tiny model is done in less than the usual distance
+        while not self._done.wait(wait):
             self._sample()
+            wait = min(2 * wait, _SAMPLE_S)
 
     def _sample(self) -> None:
         total = 0

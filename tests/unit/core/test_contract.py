@@ -1,3 +1,5 @@
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -119,3 +121,13 @@ def test_every_record_carries_its_own_tag() -> None:
     assert len(tags) == len(RECORDS)
     lease = LeaseEvent(lease_id="l", backend="b", accelerator="", started_ns=1, seen_ns=2)
     assert msgspec.json.decode(msgspec.json.encode(lease), type=Record) == lease  # type: ignore[arg-type]
+
+
+def test_ids_of_one_millisecond_sort_by_time() -> None:
+    ids = []
+    for _ in range(50):
+        ids.append(new_id())
+        after = time.time_ns() + 1_000  # the fraction of the millisecond is told to 244 ns
+        while time.time_ns() < after:
+            pass
+    assert ids == sorted(ids)
