@@ -10,14 +10,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import msgspec
 from jax import export, lax
 
 from fungible.artifacts.encoder_checkpoint import POSITIONS, QKV, SEGMENTS, WORDS, encoder_layout
 from fungible.artifacts.encoder_config import FEWEST, INPUTS, MASKED, SHORTEST
 from fungible.artifacts.model_config import EncoderConfig, ModelConfig
-from fungible.artifacts.program import PROGRAM, Argument, Program, portable_version
-from fungible.artifacts.stablehlo import PLATFORMS, no_source_locations
+from fungible.artifacts.program import Argument, Program, portable_version
+from fungible.artifacts.stablehlo import PLATFORMS, no_source_locations, write_program
 from fungible.artifacts.tensors import PROGRAM_TYPES
 
 _SYMBOLS = {"B": "texts of this batch", "S": "tokens per text, filled up on the right"}
@@ -150,14 +149,7 @@ def export_encoder(config: ModelConfig, encoder: EncoderConfig, out_dir: Path) -
         calling_convention=exported.calling_convention_version,
         platforms=PLATFORMS,
     )
-    contents = {
-        program.module: portable,
-        program.jax_export: bytes(exported.serialize()),
-        PROGRAM: msgspec.json.format(msgspec.json.encode(program), indent=1) + b"\n",
-    }
-    for name, data in contents.items():
-        (out_dir / name).write_bytes(data)
-    return list(contents)
+    return write_program(out_dir, program, portable, exported)
 
 
 def _arguments(config: ModelConfig, encoder: EncoderConfig) -> list[Argument]:

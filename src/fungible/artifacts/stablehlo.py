@@ -68,6 +68,13 @@ def export_programs(
         calling_convention=exported.calling_convention_version,
         platforms=PLATFORMS,
     )
+    return write_program(out_dir, program, portable, exported)
+
+
+def write_program(
+    out_dir: Path, program: Program, portable: bytes, exported: export.Exported
+) -> list[str]:
+    """Write the portable module, `jax.export`'s wrapper and their description; the files' names."""
     contents = {
         program.module: portable,
         program.jax_export: bytes(exported.serialize()),
