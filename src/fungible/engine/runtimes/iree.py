@@ -19,8 +19,9 @@ from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.iree_device import Device, numpy_type
 from fungible.engine.runtimes.iree_modules import ForkSize, ModuleStore
 from fungible.engine.runtimes.iree_runner import ModuleRunner
+from fungible.engine.runtimes.slot_lengths import SlotLengths
 from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
-from fungible.errors import ArtifactError, ContextLengthError, InputError
+from fungible.errors import ArtifactError, InputError
 
 
 class IREERuntime:
@@ -62,7 +63,7 @@ class IREERuntime:
                 hint=f"set the engine's context to {program.context} or less",
             )
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
-        self._lengths = [0] * slots
+        self._lengths = SlotLengths(self.limits)
         self._plan = ShapePlan(slots, context)
         # One slot more than the scheduler knows: rows that only fill up a step write there.
         sizes = {"N": slots + 1, "C": context}
@@ -106,7 +107,7 @@ class IREERuntime:
         if len(tokens) != len(slots) or not slots or len(set(slots)) != len(slots):
             raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
         for slot in slots:
-            self._require_room(slot, 1)
+            self._lengths.require_room(slot, 1)
         shape = self._plan.fit(len(slots), 1, 1 + max(self._lengths[slot] for slot in slots))
         logits: Logits = self._device.fetch(self._step(shape, slots, tokens[:, None]))
         for slot in slots:
@@ -120,7 +121,7 @@ class IREERuntime:
 
     def truncate(self, slot: int, length: int) -> None:
         """See `Runtime.truncate`: what is left in the cache is overwritten before it is read."""
-        self._require_held(slot, length)
+        self._lengths.require_held(slot, length)
         self._lengths[slot] = length
 
     def release(self, slot: int) -> None:
@@ -138,10 +139,8 @@ class IREERuntime:
             EngineError: IREE failed.
             InputError: The slot is not empty, or `source` holds fewer tokens.
         """
-        self._require_room(slot, 0)
-        if self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens; it must be empty")
-        self._require_held(source, length)
+        self._lengths.require_empty(slot)
+        self._lengths.require_held(source, length)
         size = ForkSize(next(size for size in self._plan.windows if size >= length))
         rows = [np.array(row, np.int32) for row in (source, slot)]
         self._modules.run(size, [*self._caches, *self._placed(rows)])
@@ -172,22 +171,7 @@ class IREERuntime:
     def _require_tokens(self, slot: int, tokens: NDArray[np.int64]) -> None:
         if len(tokens) == 0:
             raise InputError("no tokens to prefill", hint="a prompt has at least one token")
-        self._require_room(slot, len(tokens))
-
-    def _require_room(self, slot: int, count: int) -> None:
-        if not 0 <= slot < self.limits.slots:
-            raise InputError(f"slot {slot} is not one of {self.limits.slots}")
-        if self._lengths[slot] + count > self.limits.context:
-            raise ContextLengthError(
-                f"slot {slot} holds {self._lengths[slot]} of {self.limits.context} tokens; "
-                f"{count} more do not fit",
-                hint="shorten the prompt, or raise the engine's context",
-            )
-
-    def _require_held(self, slot: int, length: int) -> None:
-        self._require_room(slot, 0)
-        if not 0 <= length <= self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")
+        self._lengths.require_room(slot, len(tokens))
 
 
 def _end(device: Device, modules: ModuleRunner, *buffers: list[Any]) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fungible.artifacts.model_config import ModelConfig
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
-from fungible.errors import ContextLengthError, InputError
+from fungible.engine.runtimes.slot_lengths import SlotLengths
+from fungible.errors import InputError
 
 _CPU = "cpu"
 
@@ -36,7 +37,7 @@ class InPlaceRuntime:
         shape = (2 * config.layers, limits.slots, config.kv_heads, limits.context, config.head_dim)
         # Pages that no token reaches are never touched, so they cost no memory.
         self._cache = np.zeros(shape, np.float32)
-        self._lengths = [0] * limits.slots
+        self._lengths = SlotLengths(limits)
         self._rows = list(range(limits.slots))
         # By the number of sequences: bound once, as the first rows never move.
         self._decoding: dict[int, _Step] = {}
@@ -66,7 +67,7 @@ class InPlaceRuntime:
         if not count or len(tokens) != count or len(set(slots)) != count:
             raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
         for slot in slots:
-            self._require_room(slot, 1)
+            self._lengths.require_room(slot, 1)
         self._gather(slots)
         rows = [self._rows[slot] for slot in slots]
         step = self._decoding.get(count)
@@ -89,10 +90,8 @@ class InPlaceRuntime:
         Raises:
             InputError: The slot is not empty, or `source` holds fewer tokens.
         """
-        self._require_room(slot, 0)
-        if self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens; it must be empty")
-        self._require_held(source, length)
+        self._lengths.require_empty(slot)
+        self._lengths.require_held(source, length)
         start, end = self._rows[source], self._rows[slot]
         self._cache[:, end, :, :length] = self._cache[:, start, :, :length]
         self._lengths[slot] = length
@@ -103,7 +102,7 @@ class InPlaceRuntime:
         Raises:
             InputError: The slot holds fewer tokens.
         """
-        self._require_held(slot, length)
+        self._lengths.require_held(slot, length)
         self._lengths[slot] = length
 
     def release(self, slot: int) -> None:
@@ -119,7 +118,7 @@ class InPlaceRuntime:
     def _append(self, slot: int, tokens: NDArray[np.int64], wanted: list[int]) -> Logits:
         if len(tokens) == 0:
             raise InputError("no tokens to prefill", hint="a prompt has at least one token")
-        self._require_room(slot, len(tokens))
+        self._lengths.require_room(slot, len(tokens))
         row, length = self._rows[slot], self._lengths[slot] + len(tokens)
         past = self._cache[:, row : row + 1]
         step = _Step(past, (1, len(tokens)), wanted, self.limits.vocab)
@@ -155,21 +154,6 @@ class InPlaceRuntime:
         held = max(self._lengths[slot], self._lengths[other])
         self._cache[:, [a, b], :, :held] = self._cache[:, [b, a], :, :held]
         self._rows[slot], self._rows[other] = b, a
-
-    def _require_room(self, slot: int, count: int) -> None:
-        if not 0 <= slot < self.limits.slots:
-            raise InputError(f"slot {slot} is not one of {self.limits.slots}")
-        held, context = self._lengths[slot], self.limits.context
-        if held + count > context:
-            raise ContextLengthError(
-                f"slot {slot} holds {held} of {context} tokens; {count} more do not fit",
-                hint="shorten the prompt, or raise the engine's context",
-            )
-
-    def _require_held(self, slot: int, length: int) -> None:
-        self._require_room(slot, 0)
-        if not 0 <= length <= self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")
 
 
 class _Step:

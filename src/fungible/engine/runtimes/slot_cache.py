@@ -15,7 +15,8 @@ from fungible.artifacts.model_config import ModelConfig
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.graph_step import GraphStep
 from fungible.engine.runtimes.packed_rows import PackedRows
-from fungible.errors import ContextLengthError, InputError
+from fungible.engine.runtimes.slot_lengths import SlotLengths
+from fungible.errors import InputError
 
 
 class SlotCache:
@@ -36,7 +37,7 @@ class SlotCache:
         # Zeros, not garbage: masked positions are still multiplied. Pages that no token
         # reaches are never touched, so they cost no memory.
         self._cache = np.zeros(shape, np.float32)
-        self._lengths = [0] * limits.slots
+        self._lengths = SlotLengths(limits)
         self._packed = PackedRows(self._cache, limits.vocab)
 
     def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
@@ -63,7 +64,7 @@ class SlotCache:
         if not slots or len(tokens) != len(slots) or len(set(slots)) != len(slots):
             raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
         for slot in slots:
-            self._require_room(slot, 1)
+            self._lengths.require_room(slot, 1)
         step = self._packed.prepare(slots, self._lengths)
         row_of = {slot: row for row, slot in enumerate(self._packed.slots)}
         rows = [row_of[slot] for slot in slots]
@@ -81,10 +82,8 @@ class SlotCache:
         Raises:
             InputError: The slot is not empty, or `source` holds fewer tokens.
         """
-        self._require_room(slot, 0)
-        if self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens; it must be empty")
-        self._require_held(source, length)
+        self._lengths.require_empty(slot)
+        self._lengths.require_held(source, length)
         self._cache[:, slot, :, :length] = self._cache[:, source, :, :length]
         self._lengths[slot] = length
         self._packed.forget(slot, 0)
@@ -95,7 +94,7 @@ class SlotCache:
         Raises:
             InputError: The slot holds fewer tokens.
         """
-        self._require_held(slot, length)
+        self._lengths.require_held(slot, length)
         self._lengths[slot] = length
         self._packed.forget(slot, length)
 
@@ -111,7 +110,7 @@ class SlotCache:
     def _append(self, slot: int, tokens: NDArray[np.int64], wanted: list[int]) -> Logits:
         if len(tokens) == 0:
             raise InputError("no tokens to prefill", hint="a prompt has at least one token")
-        self._require_room(slot, len(tokens))
+        self._lengths.require_room(slot, len(tokens))
         past, count = self._lengths[slot], len(tokens)
         ahead = np.tril(np.ones((count, count), np.bool_))
         mask = np.concatenate([np.ones((count, past), np.bool_), ahead], axis=1)
@@ -123,18 +122,3 @@ class SlotCache:
         self._cache[:, slot, :, past : past + count] = step.added[:, 0]
         self._lengths[slot] = past + count
         return step.logits
-
-    def _require_room(self, slot: int, count: int) -> None:
-        if not 0 <= slot < self._limits.slots:
-            raise InputError(f"slot {slot} is not one of {self._limits.slots}")
-        past, context = self._lengths[slot], self._limits.context
-        if past + count > context:
-            raise ContextLengthError(
-                f"slot {slot} holds {past} of {context} tokens; {count} more do not fit",
-                hint="shorten the prompt, or raise the engine's context",
-            )
-
-    def _require_held(self, slot: int, length: int) -> None:
-        self._require_room(slot, 0)
-        if not 0 <= length <= self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")

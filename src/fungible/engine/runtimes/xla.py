@@ -17,6 +17,7 @@ from fungible.artifacts.manifest import REFERENCE
 from fungible.artifacts.program import PROGRAM, Program, load_program
 from fungible.contract.target import Target
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.slot_lengths import SlotLengths
 from fungible.engine.runtimes.xla_compile import StepCompiler
 from fungible.engine.runtimes.xla_device import (
     load_exported,
@@ -28,7 +29,6 @@ from fungible.engine.runtimes.xla_shapes import ShapePlan, StepShape
 from fungible.engine.runtimes.xla_weights import load_weights, runs_in_float32
 from fungible.errors import (
     ArtifactError,
-    ContextLengthError,
     EngineError,
     InputError,
 )
@@ -82,7 +82,7 @@ class XLARuntime:
         use_compilation_cache(artifact.parent / ".cache" / "xla")
         self.limits = RuntimeLimits(slots=slots, context=context, vocab=program.vocab)
         self._plan = ShapePlan(slots, context, accelerator=device.platform != "cpu")
-        self._lengths = [0] * slots
+        self._lengths = SlotLengths(self.limits)
         self._weights = load_weights(folder / "model.safetensors", program, device)
         caches = [one for one in program.arguments if one.name.startswith(("keys.", "values."))]
         zeros = zero_caches(caches, {"N": slots, "C": context}, device)
@@ -102,7 +102,7 @@ class XLARuntime:
         """
         if len(tokens) == 0:
             raise InputError("no tokens to prefill", hint="a prompt has at least one token")
-        self._require_room(slot, len(tokens))
+        self._lengths.require_room(slot, len(tokens))
         logits: Any = None
         for length in self._plan.chunks(self._lengths[slot], len(tokens)):
             chunk, tokens = tokens[:length], tokens[length:]
@@ -122,7 +122,7 @@ class XLARuntime:
         if len(tokens) != len(slots) or not slots or len(set(slots)) != len(slots):
             raise InputError(f"decode needs one token for each of some distinct slots, got {slots}")
         for slot in slots:
-            self._require_room(slot, 1)
+            self._lengths.require_room(slot, 1)
         end = 1 + max(self._lengths[slot] for slot in slots)
         shape = self._plan.fit(len(slots), 1, end)
         logits: Logits = np.asarray(self._step(shape, slots, tokens[:, None]))
@@ -140,7 +140,7 @@ class XLARuntime:
         """
         if len(tokens) == 0:
             raise InputError("no tokens to score", hint="a prompt has at least one token")
-        self._require_room(slot, len(tokens))
+        self._lengths.require_room(slot, len(tokens))
         found = np.empty((len(tokens), self.limits.vocab), np.float32)
         pending: list[Any] = []
         for index in range(len(tokens)):
@@ -161,10 +161,8 @@ class XLARuntime:
             EngineError: XLA failed.
             InputError: The slot is not empty, or `source` holds fewer tokens.
         """
-        self._require_room(slot, 0)
-        if self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens; it must be empty")
-        self._require_held(source, length)
+        self._lengths.require_empty(slot)
+        self._lengths.require_held(source, length)
         rows = jax.device_put(np.array([source, slot], np.int32), self._device)
         caches = (*self._keys, *self._values)
         try:
@@ -180,7 +178,7 @@ class XLARuntime:
         Raises:
             InputError: The slot holds fewer tokens.
         """
-        self._require_held(slot, length)
+        self._lengths.require_held(slot, length)
         self._lengths[slot] = length
 
     def release(self, slot: int) -> None:
@@ -225,21 +223,6 @@ class XLARuntime:
             window = np.arange(size, dtype=np.int32)
             self._windows[size] = jax.device_put(window, self._device)
         return self._windows[size]
-
-    def _require_held(self, slot: int, length: int) -> None:
-        self._require_room(slot, 0)
-        if not 0 <= length <= self._lengths[slot]:
-            raise InputError(f"slot {slot} holds {self._lengths[slot]} tokens, not {length}")
-
-    def _require_room(self, slot: int, count: int) -> None:
-        if not 0 <= slot < self.limits.slots:
-            raise InputError(f"slot {slot} is not one of {self.limits.slots}")
-        if self._lengths[slot] + count > self.limits.context:
-            raise ContextLengthError(
-                f"slot {slot} holds {self._lengths[slot]} of {self.limits.context} tokens; "
-                f"{count} more do not fit",
-                hint="shorten the prompt, or raise the engine's context",
-            )
 
 
 def _find_program(artifact: Path, variant: str, target: Target) -> Program:
