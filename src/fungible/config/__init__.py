@@ -1,0 +1,31 @@
+"""`fungible.toml` -> one frozen record -> one content hash."""
+
+from fungible.config.check import check_config
+from fungible.config.load import load_config
+from fungible.config.model import DEFAULT_HOME, Config, binding_of
+from fungible.config.settings import (
+    BackendSettings,
+    ControlSettings,
+    EngineSettings,
+    GatewaySettings,
+    KeySettings,
+    LedgerSettings,
+    MigrationPolicy,
+    RouteSettings,
+)
+
+__all__ = [
+    "DEFAULT_HOME",
+    "BackendSettings",
+    "Config",
+    "ControlSettings",
+    "EngineSettings",
+    "GatewaySettings",
+    "KeySettings",
+    "LedgerSettings",
+    "MigrationPolicy",
+    "RouteSettings",
+    "binding_of",
+    "check_config",
+    "load_config",
+]

@@ -1,0 +1,72 @@
+"""What types cannot say: names that must resolve, values that cannot work."""
+
+import re
+
+from fungible.config.model import Config
+from fungible.config.settings import BackendSettings, MigrationPolicy, RouteSettings
+from fungible.contract.target import parse_target
+from fungible.errors import ConfigError, InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def check_config(config: Config, where: str) -> None:
+    """Raise `ConfigError` where names do not resolve or values cannot work."""
+    for table in ("backend", "route", "key"):
+        for name in getattr(config, table):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"{where}: {table}.{name}: names are letters, digits and . _ -")
+    for name, backend in config.backend.items():
+        _check_backend(f"{where}: backend.{name}", backend)
+    for model, route in config.route.items():
+        _check_route(f"{where}: route.{model}", route, config)
+    _check_migration(f"{where}: migration", config.migration)
+    for name, key in config.key.items():
+        if not re.fullmatch(r"[0-9a-f]{64}", key.hash):
+            raise ConfigError(
+                f"{where}: key.{name}.hash is not a SHA-256 in hexadecimal",
+                hint="make one with `fungible key new`",
+            )
+
+
+def _check_backend(where: str, backend: BackendSettings) -> None:
+    if backend.engine is not None:
+        try:
+            parse_target(backend.engine.target)
+        except InputError as error:
+            raise ConfigError(f"{where}.engine: {error.message}", hint=error.hint) from error
+    elif backend.kind == "openai_http" and not re.match(r"https?://", backend.url):
+        raise ConfigError(f"{where}.url must be http:// or https://, or give it an engine")
+    if backend.max_concurrency < 1:
+        raise ConfigError(f"{where}.max_concurrency must be at least 1")
+
+
+def _check_route(where: str, route: RouteSettings, config: Config) -> None:
+    for name in {route.reference, *route.backends, *route.weights, *route.fallback}:
+        if name not in config.backend:
+            known = ", ".join(sorted(config.backend)) or "none"
+            raise ConfigError(f"{where}: unknown backend {name!r}", hint=f"declared: {known}")
+    if any(weight < 0 for weight in route.weights.values()):
+        raise ConfigError(f"{where}.weights must not be negative")
+
+
+def _check_migration(where: str, policy: MigrationPolicy) -> None:
+    for name in ("shadow_margin", "canary_margin"):
+        if not 0.0 < getattr(policy, name) < 1.0:
+            raise ConfigError(f"{where}.{name} must be between 0 and 1")
+    if not 0.0 < policy.shadow_share <= 1.0:
+        raise ConfigError(f"{where}.shadow_share must be above 0 and at most 1")
+    steps = policy.canary_steps
+    if not steps or list(steps) != sorted(set(steps)) or not (steps[0] > 0 and steps[-1] < 1):
+        raise ConfigError(
+            f"{where}.canary_steps must grow and lie between 0 and 1",
+            hint="for example [0.25, 0.5]; the last step is always 1",
+        )
+    for name in ("promote_at", "rollback_at"):
+        if getattr(policy, name) <= 1.0:
+            raise ConfigError(f"{where}.{name} must be above 1")
+    for name in ("shadow_min_pairs", "canary_min_attempts", "trip_after", "max_pairs"):
+        if getattr(policy, name) < 1:
+            raise ConfigError(f"{where}.{name} must be at least 1")
+    if policy.max_stage_s <= 0:
+        raise ConfigError(f"{where}.max_stage_s must be above 0")

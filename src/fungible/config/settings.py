@@ -1,0 +1,131 @@
+"""The records behind `fungible.toml`, one a table. Frozen, with their defaults."""
+
+from typing import Any
+
+import msgspec
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data plane's address and limits (seconds, bytes)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    first_token_timeout_s: float = 60.0
+    total_timeout_s: float = 300.0
+    max_body_bytes: int = 10_000_000
+
+
+class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control process's address."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+
+
+class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where rows go. An empty `dsn` means the embedded engine under the home directory.
+
+    `prices` is a CSV or YAML price sheet, relative to the configuration file.
+    """
+
+    dsn: str = ""
+    prices: str = ""
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A local engine that `fungible up` starts for a backend.
+
+    Attributes:
+        artifact: Path of an artifact directory, or the digest (`sha256:…`) of one in the store.
+        slots: Requests decoded at once.
+        context: Longest prompt plus answer, in tokens.
+        prefix_cache: Start prompts from what slots hold of them already.
+    """
+
+    artifact: str
+    target: str = "onnxruntime:cpu"
+    variant: str = "f32"
+    slots: int = 8
+    context: int = 1024
+    threads: int = 2
+    prefix_cache: bool = True
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place that can serve a model.
+
+    Attributes:
+        kind: Entry point of group `fungible.backends`, such as `openai_http` or `null`.
+        url: Base URL up to and including `/v1`; filled in for backends with an `engine`.
+        model: The name the upstream knows the model by; empty keeps the client's.
+        api_key_env: Environment variable that holds the upstream's key.
+        accelerator: What it runs on, such as `cpu-x86`, `nvidia-h100`, `aws-trainium2`.
+        price: Key of the price sheet; empty means the backend's own name.
+        options: Settings of the adapter itself.
+    """
+
+    kind: str = "openai_http"
+    url: str = ""
+    model: str = ""
+    api_key_env: str = ""
+    accelerator: str = ""
+    region: str = ""
+    price: str = ""
+    max_concurrency: int = 64
+    engine: EngineSettings | None = None
+    options: dict[str, Any] = {}
+
+
+class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may serve a model.
+
+    `weights` are the starting shares; a backend that is only listed in `backends` has 0.
+    `fallback` names backends tried in order when the chosen one fails before its first token.
+    """
+
+    reference: str
+    backends: list[str] = []
+    weights: dict[str, float] = {}
+    fallback: list[str] = []
+    retries: int = 1
+
+
+class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An API key, by its SHA-256 only. `models` empty means all; `expires` is an ISO date."""
+
+    hash: str
+    owner: str = ""
+    customer: str = ""
+    feature: str = ""
+    models: list[str] = []
+    expires: str = ""
+
+
+class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a migration moves on, and when it turns back. Fixed before it starts.
+
+    Attributes:
+        shadow_share: Share of requests copied to the candidate while it is in shadow.
+        shadow_margin: Largest loss of online health that still counts as held, in score points.
+        shadow_min_pairs: Pairs to see before any promotion out of shadow.
+        canary_steps: Shares of traffic that the candidate gets, one step after the other.
+        canary_margin: The same as `shadow_margin` for the attempts of real traffic.
+        canary_min_attempts: Attempts of the candidate to see at each step.
+        promote_at: E-value at which the candidate has held (20: wrong at most 1 time in 20).
+        rollback_at: E-value at which it has not.
+        trip_after: Failures of the candidate in a row that end a migration at once.
+        max_pairs: Pairs per stage without a decision before it turns back.
+        max_stage_s: Seconds per stage without a decision before it turns back.
+    """
+
+    shadow_share: float = 1.0
+    shadow_margin: float = 0.05
+    shadow_min_pairs: int = 60
+    canary_steps: tuple[float, ...] = (0.25, 0.5)
+    canary_margin: float = 0.10
+    canary_min_attempts: int = 15
+    promote_at: float = 20.0
+    rollback_at: float = 20.0
+    trip_after: int = 5
+    max_pairs: int = 2000
+    max_stage_s: float = 86_400.0
