@@ -12,11 +12,19 @@ from typing import Protocol
 import msgspec
 
 from fungible.config import BackendSettings
-from fungible.contract.inference import InferenceRequest
+from fungible.contract.inference import Endpoint, InferenceRequest
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend honours. New facts go here, never into name checks elsewhere."""
+    """What a backend honours. New facts go here, never into name checks elsewhere.
+
+    Attributes:
+        endpoints: What it speaks itself; others are bridged where a bridge exists.
+        ignored_fields: Top-level request fields that it would accept and not act on.
+    """
+
+    endpoints: frozenset[Endpoint] = frozenset({"chat/completions"})
+    ignored_fields: frozenset[str] = frozenset()
 
     streaming: bool = True
     seed: bool = True
@@ -28,10 +36,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 class Reply(Protocol):
     """An answer whose head has arrived with a 2xx status.
 
-    `chunks` yields the body: for a stream, whole server-sent events as the upstream wrote
-    them, the closing `[DONE]` included; otherwise the whole body once. It raises
-    `StreamBrokenError`, `UpstreamTimeoutError` or `UpstreamConnectError`, never ends early
-    in silence: a stream that stops without `[DONE]` is an error.
+    `chunks` yields the body: for a stream, one or more whole server-sent events at a time, as
+    the upstream wrote them, in the format of the endpoint that was asked; otherwise the whole
+    body once. It raises `StreamBrokenError`, `UpstreamTimeoutError` or `UpstreamConnectError`
+    where it can tell that the connection failed. Whether a stream that ended was complete is
+    for the reader to say, who knows the format's last event.
     """
 
     status: int

@@ -1,6 +1,7 @@
 """Any server that speaks the OpenAI API: our engine, vLLM, SGLang, llama.cpp, a gateway, OpenAI.
 
-Options: `connect_timeout_s` (5), `idle_timeout_s` (60, silence between two chunks).
+Options: `connect_timeout_s` (5), `idle_timeout_s` (60, silence between two chunks), `endpoints`
+(what it speaks itself, beside `chat/completions`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import msgspec
 from fungible.backends.base import Capabilities, Reply
 from fungible.backends.upstream_errors import error_for_status
 from fungible.config import BackendSettings
-from fungible.contract.inference import InferenceRequest
+from fungible.contract.inference import Endpoint, InferenceRequest
 from fungible.contract.sse import FrameSplitter, frame_data
 from fungible.errors import (
     ConfigError,
@@ -33,12 +34,11 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     connect_timeout_s: float = 5.0
     idle_timeout_s: float = 60.0
+    endpoints: frozenset[Endpoint] = frozenset({"completions", "embeddings"})
 
 
 class OpenAIHTTPBackend:
     """One base URL, one connection pool."""
-
-    capabilities = Capabilities()
 
     def __init__(self, name: str, settings: BackendSettings) -> None:
         self.name = name
@@ -47,6 +47,8 @@ class OpenAIHTTPBackend:
             self._options = msgspec.convert(settings.options, HTTPOptions)
         except msgspec.ValidationError as error:
             raise ConfigError(f"backend.{name}.options: {error}") from error
+        chat: frozenset[Endpoint] = frozenset({"chat/completions"})
+        self.capabilities = Capabilities(endpoints=self._options.endpoints | chat)
         self._session: aiohttp.ClientSession | None = None
         self._secret = b""
 
@@ -157,10 +159,8 @@ class _HTTPReply:
         splitter = FrameSplitter()
         try:
             async for chunk in self._response.content.iter_any():
-                for frame in splitter.feed(chunk):
-                    yield frame
-                    if frame_data(frame) == b"[DONE]":
-                        return
+                if frames := splitter.feed(chunk):
+                    yield b"".join(frames)
                 if len(splitter.rest) > _FRAME_BYTES:
                     raise StreamBrokenError(f"{self._backend.name} sent an event without an end")
         except (aiohttp.ClientError, OSError) as error:
@@ -168,10 +168,8 @@ class _HTTPReply:
                 raise UpstreamTimeoutError(f"{self._backend.name} fell silent") from error
             raise StreamBrokenError(f"{self._backend.name} cut the stream: {error}") from error
         # Some servers leave out the blank line after the last event.
-        if (frame_data(splitter.rest) or b"").strip() == b"[DONE]":
+        if frame_data(splitter.rest) is not None:
             yield splitter.rest + b"\n\n"
-            return
-        raise StreamBrokenError(f"{self._backend.name} ended the stream without [DONE]")
 
     async def _whole(self) -> bytes:
         try:

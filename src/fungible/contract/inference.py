@@ -4,7 +4,14 @@ from typing import Any, Literal
 
 import msgspec
 
-Endpoint = Literal["chat/completions", "models"]
+Endpoint = Literal[
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "messages/count_tokens",
+]
 Kind = Literal["serve", "shadow", "eval", "bench", "judge"]
 
 

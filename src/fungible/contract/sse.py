@@ -38,6 +38,13 @@ def _cut(buffer: bytes) -> Iterator[bytes]:
         start = end
 
 
+def split_frames(chunk: bytes) -> list[bytes]:
+    """The events of `chunk`, which holds one or more whole ones."""
+    if chunk.find(b"\n\n") == len(chunk) - 2:
+        return [chunk]  # nearly always
+    return list(_cut(chunk))
+
+
 def frame_data(frame: bytes) -> bytes | None:
     """The `data` of one event (lines joined by newline), or `None` for comments and the like."""
     lines = [

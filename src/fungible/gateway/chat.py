@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -13,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest
 from fungible.contract.openai import parse_chat
-from fungible.contract.sse import encode_frame
 from fungible.errors import ClientGoneError, FungibleError, RequestError
 from fungible.gateway.auth import KeyRing, attribute, check_model
 from fungible.gateway.watch import RouteWatcher
 from fungible.routing.dispatch import Dispatched, Dispatcher
+from fungible.wire.formats import openai_error_event
 
 
 class ChatCompletions:
@@ -84,7 +83,7 @@ async def stream(answer: Dispatched) -> AsyncIterator[bytes]:
             async for chunk in chunks:
                 yield chunk
         except FungibleError as error:
-            yield encode_frame(msgspec.json.encode(error.to_openai()))
+            yield openai_error_event(error)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Dispatched]) -> Dispatched:

@@ -11,7 +11,7 @@ from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Status
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest
-from fungible.contract.sse import frame_data
+from fungible.contract.sse import split_frames
 from fungible.errors import (
     FungibleError,
     StreamBrokenError,
@@ -19,10 +19,10 @@ from fungible.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
-from fungible.routing.observe import Observation
 from fungible.routing.place import Place
-
-Frames = tuple[bytes, ...]
+from fungible.wire.bridge import bridge_for
+from fungible.wire.formats import FORMATS
+from fungible.wire.observer import Seen
 
 
 class Attempt:
@@ -32,7 +32,9 @@ class Attempt:
 
     Attributes:
         early: What the client gets first: events up to the first token, or the whole body.
-        done: Whether a stream has ended as it should; its `[DONE]` is left to the caller.
+        done: Whether a stream has ended as it should.
+        last: What ends it for the client; kept back until the row is on disk.
+        dropped: Fields of the request that this backend was not sent.
         event: The row, once there is one.
     """
 
@@ -48,7 +50,12 @@ class Attempt:
     ) -> None:
         self.place = place
         self.request = request
-        self.seen = Observation()
+        self._bridge = bridge_for(request, place.backend.capabilities.endpoints)
+        self._format = FORMATS[self._bridge.endpoint if self._bridge else request.endpoint]
+        self.seen = self._format.observer()
+        self.dropped: tuple[str, ...] = ()
+        self.last = b""
+        self._broken: UpstreamError | None = None
         self.status: Status = "error"
         self.content_type = "application/json"
         self.http_status = 0
@@ -108,9 +115,15 @@ class Attempt:
         self._holds_slot = True
 
     def _upstream_request(self) -> InferenceRequest:
-        """The request, asking for usage at the end of a stream when the client did not."""
+        """The request as this backend gets it, asking for usage at the end of a stream."""
         request = self.request
-        if not request.stream or not self.place.backend.capabilities.usage_in_stream:
+        if self._bridge is not None:
+            body = self._bridge.request(request.body)
+            self.dropped = self._bridge.dropped
+            endpoint = self._bridge.endpoint
+            request = msgspec.structs.replace(request, body=body, endpoint=endpoint)
+        capable = self._format.asks_usage and self.place.backend.capabilities.usage_in_stream
+        if not request.stream or not capable:
             return request
         options = dict(request.body.get("stream_options") or {})
         if options.get("include_usage"):
@@ -121,23 +134,27 @@ class Attempt:
 
     async def _read_early(self, body: AsyncIterator[bytes]) -> None:
         if not self.request.stream:
-            self.early = [chunk async for chunk in body]
-            self.seen.whole(b"".join(self.early))
+            whole = b"".join([chunk async for chunk in body])
+            self.seen.whole(whole)
+            self.early = [self._bridge.whole(whole) if self._bridge else whole]
             return
-        async for frame in body:
-            self.early += self._shown(frame)
+        async for chunk in body:
+            if shown := self._shown(chunk):
+                self.early.append(shown)
             if self.seen.begun or self.done:
                 return
         raise StreamBrokenError(f"{self.place.name} ended its stream before it began")
 
-    async def more(self) -> Frames:
-        """The next events of a stream that the client may see; sets `done` at `[DONE]`.
+    async def more(self) -> bytes:
+        """The next events of a stream that the client may see; sets `done` at its end.
 
         Raises:
             StreamBrokenError: The upstream stopped before it was complete.
             UpstreamTimeoutError: It fell silent, or the whole took too long.
         """
         assert self._body is not None  # noqa: S101  # `open` came before
+        if self._broken is not None:
+            raise self._broken
         return self._shown(await self._next(self._body))
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
@@ -147,17 +164,29 @@ class Attempt:
         except TimeoutError as error:
             raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
         except StopAsyncIteration as error:
-            raise StreamBrokenError(f"{self.place.name} ended without [DONE]") from error
+            last = self._format.last
+            raise StreamBrokenError(f"{self.place.name} ended without {last}") from error
 
-    def _shown(self, frame: bytes) -> Frames:
-        """Look at one event: the event if the client may see it."""
-        data = frame_data(frame)
-        if data is None:
-            return (frame,)
-        if len(data) < 16 and data.strip() == b"[DONE]":
-            self.done = True
-            return ()
-        return () if self.seen.chunk(data) and self._hide_usage else (frame,)
+    def _shown(self, chunk: bytes) -> bytes:
+        """Look at whole events: those that the client may see now, in its own format."""
+        shown: list[bytes] = []
+        for frame in split_frames(chunk):
+            try:
+                seen = self.seen.event(frame)
+            except UpstreamError as error:
+                if not shown:
+                    raise
+                self._broken = error  # first what came before it
+                break
+            if seen is Seen.HIDE and self._hide_usage and self._bridge is None:
+                continue
+            out = frame if self._bridge is None else self._bridge.event(frame)
+            if seen is Seen.END:
+                self.done = True
+                self.last = out
+                break
+            shown.append(out)
+        return b"".join(shown)
 
     def finish(self, status: Status, error: FungibleError | None = None) -> AttemptEvent:
         """The row. The first call decides; later ones return the same."""

@@ -14,7 +14,6 @@ from fungible.backends.registry import build_backend
 from fungible.config import Config
 from fungible.contract.events import AttemptEvent
 from fungible.contract.inference import InferenceRequest
-from fungible.contract.sse import DONE
 from fungible.errors import FungibleError, StreamBrokenError, UnavailableError, UpstreamError
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.attempt import Attempt
@@ -55,13 +54,13 @@ class Dispatched:
         attempt = self._attempt
         try:
             if attempt.request.stream:
-                for frame in attempt.early:
-                    yield frame
+                for events in attempt.early:
+                    yield events
                 while not attempt.done:
-                    for frame in await attempt.more():
-                        yield frame
+                    if events := await attempt.more():
+                        yield events
             await self._commit()
-            yield DONE if attempt.request.stream else b"".join(attempt.early)
+            yield attempt.last if attempt.request.stream else b"".join(attempt.early)
         except UpstreamError as error:
             await self._broken(error)
             raise

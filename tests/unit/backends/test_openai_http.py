@@ -20,6 +20,7 @@ from fungible.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from support.replies import parts_of
 from support.upstream import Script, Upstream
 
 QUICK = {"idle_timeout_s": 0.3, "connect_timeout_s": 2.0}
@@ -52,7 +53,7 @@ def ask(*, stream: bool = True, **fields: object) -> InferenceRequest:
 async def answer(backend: OpenAIHTTPBackend, request: InferenceRequest) -> list[bytes]:
     reply = await backend.send(request)
     try:
-        return [chunk async for chunk in reply.chunks()]
+        return [part async for part in parts_of(reply)]
     finally:
         await reply.close()
 

@@ -1,13 +1,13 @@
-"""Reads an answer in passing: token counts, finish reason, a hash of the text. Keeps no text."""
+"""`/v1/chat/completions`: the OpenAI chat format (OpenAI API reference)."""
 
-import hashlib
-import time
 from typing import Any
 
 import msgspec
 
-from fungible.contract.inference import Usage, usage_from_openai
+from fungible.contract.inference import usage_from_openai
+from fungible.contract.sse import frame_data
 from fungible.errors import StreamBrokenError, UpstreamConnectError
+from fungible.wire.observer import Observer, Seen
 
 
 class _Part(msgspec.Struct):
@@ -38,25 +38,21 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
-class Observation:
-    """What one answer has shown so far.
+class ChatObserver(Observer):
+    """Reads `chat.completion` and `chat.completion.chunk`."""
 
-    Attributes:
-        first_token_ns: When the first token of a stream arrived, be it thought or spoken, in
-            ns since the epoch; `None` until then, and for an answer that came in one piece.
-        usage: As reported by the backend; its source is `none` until it reports.
-        finish_reason: As reported; empty until then.
-        chars: Length of the answer's text so far.
-        begun: Whether there is anything to show to a client.
-    """
+    def event(self, frame: bytes) -> Seen:
+        """Read one event; `[DONE]` is the last.
 
-    def __init__(self) -> None:
-        self.first_token_ns: int | None = None
-        self.usage = Usage()
-        self.finish_reason = ""
-        self.chars = 0
-        self.begun = False
-        self._hash = hashlib.sha256()
+        Raises:
+            StreamBrokenError: The event is the upstream's own error, or not JSON.
+        """
+        data = frame_data(frame)
+        if data is None:
+            return Seen.SHOW
+        if len(data) < 16 and data.strip() == b"[DONE]":
+            return Seen.END
+        return Seen.HIDE if self.chunk(data) else Seen.SHOW
 
     def chunk(self, data: bytes) -> bool:
         """Read the data of one event; whether it carries nothing but usage.
@@ -73,8 +69,7 @@ class Observation:
         if answer.error is not None:
             raise StreamBrokenError(f"the backend broke off: {_said(answer.error)}")
         self._take(answer)
-        if self.begun and self.first_token_ns is None:
-            self.first_token_ns = time.time_ns()
+        self.stamp()
         return not answer.choices and answer.usage is not None
 
     def whole(self, body: bytes) -> None:
@@ -111,16 +106,9 @@ class Observation:
         if part.refusal or part.tool_calls or part.function_call:
             text += _text(part.refusal) + _text(part.tool_calls) + _text(part.function_call)
         if text:
-            self.begun = True
-            self.chars += len(text)
-            self._hash.update(text.encode("utf-8", "surrogatepass"))
+            self.text(text)
         elif part.reasoning_content or part.reasoning:
             self.begun = True
-
-    @property
-    def output_hash(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the text; empty without text."""
-        return self._hash.hexdigest()[:16] if self.chars else ""
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  # whatever JSON the upstream put there

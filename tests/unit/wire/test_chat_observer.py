@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fungible.contract.inference import usage_from_openai
 from fungible.errors import StreamBrokenError, UpstreamConnectError
-from fungible.routing.observe import Observation
+from fungible.wire.chat import ChatObserver
 
 
 def data(delta: dict[str, Any] | None = None, **fields: Any) -> bytes:
@@ -22,13 +22,13 @@ COUNTS = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
 
 
 def test_text_is_hashed_and_counted_but_not_kept() -> None:
-    seen = Observation()
+    seen = ChatObserver()
     for part in ("Grü", "ße", ""):
         assert not seen.chunk(data({"content": part}))
     seen.chunk(data({}, end="length"))
     assert (seen.chars, seen.finish_reason) == (5, "length")
     assert seen.output_hash == hashlib.sha256("Grüße".encode()).hexdigest()[:16]
-    whole = Observation()
+    whole = ChatObserver()
     whole.whole(b'{"choices": [{"message": {"content": "Gr\\u00fc\\u00dfe"}}]}')
     assert whole.output_hash == seen.output_hash
     assert "Gr" not in str(vars(seen))
@@ -46,7 +46,7 @@ def test_text_is_hashed_and_counted_but_not_kept() -> None:
     ],
 )
 def test_whatever_a_client_waits_for_is_a_first_token(delta: dict[str, Any]) -> None:
-    seen = Observation()
+    seen = ChatObserver()
     seen.chunk(data({"role": "assistant", "content": ""}))
     seen.chunk(data({"tool_calls": []}))
     assert seen.first_token_ns is None
@@ -55,13 +55,13 @@ def test_whatever_a_client_waits_for_is_a_first_token(delta: dict[str, Any]) -> 
 
 
 def test_only_usage_at_the_end_is_final() -> None:
-    seen = Observation()
+    seen = ChatObserver()
     assert seen.usage.source == "none"
     assert not seen.chunk(data({"content": "x"}, usage=COUNTS))
     assert seen.usage.source == "provider_partial"
     assert not seen.chunk(data({}, end="stop", usage=COUNTS))
     assert seen.usage.source == "provider_final"
-    closing = Observation()
+    closing = ChatObserver()
     assert closing.chunk(data(None, usage=COUNTS))
     assert (closing.usage.source, closing.usage.in_uncached) == ("provider_final", 10)
     assert not closing.chunk(data(None))  # a comment-like chunk, as Azure's first
@@ -70,19 +70,19 @@ def test_only_usage_at_the_end_is_final() -> None:
 @pytest.mark.parametrize("event", [b"{no", b'"text"', b"\xff", b'{"choices": 3}', b"[]"])
 def test_an_event_that_is_no_chunk_breaks_the_stream(event: bytes) -> None:
     with pytest.raises(StreamBrokenError, match="the backend sent"):
-        Observation().chunk(event)
+        ChatObserver().chunk(event)
 
 
 @pytest.mark.parametrize("error", [{"message": "out of memory"}, "out of memory"])
 def test_an_error_event_breaks_the_stream_with_its_words(error: object) -> None:
     with pytest.raises(StreamBrokenError, match="out of memory"):
-        Observation().chunk(msgspec.json.encode({"error": error}))
+        ChatObserver().chunk(msgspec.json.encode({"error": error}))
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"error": {"message": "x"}}', b"[", b'{"choices": []}'])
 def test_an_answer_that_is_none(body: bytes) -> None:
     with pytest.raises(UpstreamConnectError):
-        Observation().whole(body)
+        ChatObserver().whole(body)
 
 
 count = st.integers(0, 10**9)
