@@ -8,7 +8,8 @@ from fungible.config import Config
 from fungible.contract.events import AttemptEvent
 from fungible.contract.inference import Attribution, InferenceRequest
 from fungible.ledger.spool import SpoolWriter
-from fungible.routing.dispatch import Dispatched, Dispatcher
+from fungible.routing.answer import Dispatched
+from fungible.routing.dispatch import Dispatcher
 from fungible.routing.table import Route
 from support.rows import rows
 

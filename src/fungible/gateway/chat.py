@@ -15,7 +15,8 @@ from fungible.contract.openai import parse_chat
 from fungible.errors import ClientGoneError, FungibleError, RequestError
 from fungible.gateway.auth import KeyRing, attribute, check_model
 from fungible.gateway.watch import RouteWatcher
-from fungible.routing.dispatch import Dispatched, Dispatcher
+from fungible.routing.answer import Dispatched
+from fungible.routing.dispatch import Dispatcher
 from fungible.wire.formats import openai_error_event
 
 

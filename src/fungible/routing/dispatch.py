@@ -6,7 +6,7 @@ that saw the end of an answer can be sure that the ledger will.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from fungible.backends.base import Backend
@@ -16,6 +16,7 @@ from fungible.contract.events import AttemptEvent
 from fungible.contract.inference import InferenceRequest
 from fungible.errors import FungibleError, StreamBrokenError, UnavailableError, UpstreamError
 from fungible.ledger.spool import SpoolWriter
+from fungible.routing.answer import Dispatched, adapter_failure
 from fungible.routing.attempt import Attempt
 from fungible.routing.place import Place
 from fungible.routing.policy import choose, in_shadow, pause_before_repeat, shadow_of
@@ -24,74 +25,6 @@ from fungible.routing.table import Route, Shadow
 log = logging.getLogger(__name__)
 
 MAX_SHADOWS = 64
-
-
-class Dispatched:
-    """An answer that has begun. Read `chunks` to the end, or call `aclose`.
-
-    Attributes:
-        status: HTTP status, 200 here: failures before the first token are raised instead.
-        backend: Who answers.
-        attempt: The row, on disk, once the body was read to its end; `None` before.
-    """
-
-    status = 200
-
-    def __init__(self, attempt: Attempt, dispatcher: "Dispatcher") -> None:
-        self.content_type = attempt.content_type
-        self.backend = attempt.place.name
-        self.attempt: AttemptEvent | None = None
-        self._attempt = attempt
-        self._dispatcher = dispatcher
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body: server-sent events for a stream, else the whole at once.
-
-        Raises:
-            UpstreamError: The upstream broke off or fell silent; nothing says `[DONE]` then.
-            DiskError: The row could not be written; the end of the answer is withheld.
-        """
-        attempt = self._attempt
-        try:
-            if attempt.request.stream:
-                for events in attempt.early:
-                    yield events
-                while not attempt.done:
-                    if events := await attempt.more():
-                        yield events
-            await self._commit()
-            yield attempt.last if attempt.request.stream else b"".join(attempt.early)
-        except UpstreamError as error:
-            await self._broken(error)
-            raise
-        except FungibleError:
-            raise
-        except Exception as error:
-            failure = adapter_failure(self.backend, error)
-            await self._broken(failure)
-            raise failure from error
-        finally:
-            await self.aclose()
-
-    async def _commit(self) -> None:
-        event = self._attempt.finish("ok")
-        self._attempt.place.breaker.succeeded()
-        await self._dispatcher.record(event)
-        self.attempt = event
-
-    async def _broken(self, error: UpstreamError) -> None:
-        event = self._attempt.finish("interrupted", error)
-        self._attempt.place.breaker.failed()
-        await self._dispatcher.record(event)
-        self.attempt = event
-
-    async def aclose(self) -> None:
-        """End it. If the body was not read to its end, the row says `cancelled`."""
-        if self._attempt.event is None:
-            # The client may be gone and our task cancelled: the row is written by another task.
-            self.attempt = self._attempt.finish("cancelled")
-            self._dispatcher.in_background(self._dispatcher.record(self.attempt))
-        await self._attempt.close()
 
 
 class Dispatcher:
@@ -268,12 +201,6 @@ class Dispatcher:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_log_failure)
-
-
-def adapter_failure(name: str, error: Exception) -> UpstreamError:
-    """What an adapter that broke its own contract looks like to everybody else."""
-    log.error("the adapter of backend %s failed", name, exc_info=error)
-    return UpstreamError(f"the adapter of backend {name} failed unexpectedly: {error!r}")
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fungible.config import BackendSettings, GatewaySettings
 from fungible.contract.sse import DONE
 from fungible.errors import DiskError, UpstreamBusyError
-from fungible.routing.dispatch import Dispatched
+from fungible.routing.answer import Dispatched
 from support.dispatching import Make, Setup, read, request, route
 from support.upstream import Script, Upstream
 
