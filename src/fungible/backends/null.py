@@ -79,6 +79,9 @@ class NullBackend:
         if self._owed >= 1.0:
             self._owed -= 1.0
             raise error_for_status(self.name, options.fail_status, b"scripted failure")
+        turns = request.body.get("messages", [])
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise error_for_status(self.name, 400, b"messages must be a list of objects")
         return _NullReply(request, options)
 
     async def healthy(self) -> bool:

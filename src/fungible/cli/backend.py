@@ -8,10 +8,21 @@ import click
 from fungible.backends.registry import kinds
 from fungible.cli.dispatching import dispatching, resolve_model
 from fungible.cli.options import common_options, locate_config
+from fungible.cli.progress import stage_progress
 from fungible.cli.tables import print_json, print_table
 from fungible.config import binding_of, load_config
+from fungible.conformance.finding import Finding
+from fungible.conformance.report import (
+    DriftReport,
+    file_name,
+    folder_of,
+    latest,
+    report_of,
+    with_drift,
+    write_report,
+)
+from fungible.conformance.suite import QUESTIONS, examine
 from fungible.routing.dispatch import Dispatcher
-from fungible.routing.probe import Finding, probe
 
 
 @click.group()
@@ -52,6 +63,10 @@ def list_backends(*, home: Path | None, config_path: Path | None, as_json: bool)
 @click.argument("name")
 @common_options
 @click.option("--model", default="", help="As applications know it; default: the only route.")
+@click.option("--reference", default="", help="Compare tokens with; default: the route's own.")
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the report here, too."
+)
 @click.pass_context
 def check(
     context: click.Context,
@@ -61,23 +76,45 @@ def check(
     config_path: Path | None,
     as_json: bool,
     model: str,
+    reference: str,
+    save: Path | None,
 ) -> None:
-    """Ask NAME a dozen short questions and say what it honours.
+    """Ask NAME some fifty short questions and say what it honours.
 
-    Exit code 1 when it fails something that applications cannot do without, 4 when it does
-    not answer at all. The questions are evaluation traffic: each leaves a row.
+    Writes a drift report under the home directory: what is honoured, degraded, ignored,
+    refused or failed, and what of that changed since the report before. Exit code 1 when it
+    fails something that applications cannot do without, 4 when it does not answer at all.
+    The questions are evaluation traffic: each leaves a row.
     """
-    with dispatching(locate_config(home, config_path), "check") as setting:
-        model, _ = resolve_model(setting.config, model, name, [name])
+    with dispatching(locate_config(home, config_path), "check") as setting, stage_progress() as bar:
+        model, reference = resolve_model(setting.config, model, reference, [name])
+        asked = iter(range(len(QUESTIONS)))
 
         async def work(dispatcher: Dispatcher) -> list[Finding]:
-            return await probe(dispatcher, name, model)
+            return await examine(
+                dispatcher,
+                name,
+                model,
+                reference=reference,
+                progress=lambda _: bar("questions", next(asked), len(QUESTIONS)),
+            )
 
         findings = asyncio.run(setting.use(work))
-    passed = all(one.outcome == "honoured" for one in findings if one.required)
+    folder = folder_of(setting.config, name)
+    report = report_of(setting.config, name, model, reference, findings)
+    report = with_drift(report, latest(folder))
+    for path in (folder / file_name(report), *([save] if save else [])):
+        write_report(report, path)
     if as_json:
-        print_json({"backend": name, "model": model, "passed": passed, "findings": findings})
+        print_json(report)
     else:
-        rows = [(one.name, one.outcome, one.detail) for one in findings]
-        print_table(("what", "outcome", "detail"), rows, title=name)
-    context.exit(0 if passed else 1)
+        _show(report, folder / file_name(report))
+    context.exit(0 if report.passed else 1)
+
+
+def _show(report: DriftReport, path: Path) -> None:
+    rows = [(one.name, one.outcome, one.detail) for one in report.findings]
+    print_table(("what", "outcome", "detail"), rows, title=report.backend)
+    for change in report.drift:
+        click.echo(f"drift: {change.name} was {change.before}, is {change.now}", err=True)
+    click.echo(f"report: {path}", err=True)

@@ -61,6 +61,7 @@ def test_check_passes_what_applications_can_do_with(config: Path) -> None:
     assert done.exit_code == 0
     report = json.loads(done.stdout)
     assert (report["backend"], report["model"], report["passed"]) == ("good", "m", True)
+    assert report["drift"] == []
     assert run(config, "check", "good").stdout.count("honoured") >= 5
 
 
@@ -83,3 +84,15 @@ def test_check_leaves_rows(config: Path) -> None:
     without_exotic(config)
     run(config, "check", "good")
     assert list((config.parent / "home" / "spool").glob("check-*/*.seg"))
+
+
+def test_check_says_what_changed_since_the_last_time(config: Path, tmp_path: Path) -> None:
+    without_exotic(config)
+    run(config, "check", "good")
+    config.write_text(config.read_text().replace("one two three", "one"))
+    saved = tmp_path / "saved.json"
+    done = run(config, "check", "good", "--json", "--save", str(saved))
+    drift = {one["name"]: (one["before"], one["now"]) for one in json.loads(done.stdout)["drift"]}
+    assert drift["max_tokens"] == ("honoured", "degraded")
+    assert json.loads(saved.read_text()) == json.loads(done.stdout)
+    assert len(list((tmp_path / "home" / "reports" / "backends" / "good").glob("*.json"))) >= 1

@@ -1,0 +1,1 @@
+"""What a backend honours, found out by asking it; drift between two such reports."""
