@@ -22,14 +22,15 @@ from fungible.errors import (
     UpstreamSetupError,
     UpstreamTimeoutError,
 )
+from support.places import PLACES
 from support.replies import parts_of
 from support.upstream import Script, Upstream
 
-TESTED = ("null", "openai_http")
+TESTED = ("null", *PLACES)
 
 
 class Bench:
-    """One kind, and how to make it behave: `script` maps a fault to a started backend."""
+    """One kind, and how to make it behave: `backend` maps a fault to a started backend."""
 
     def __init__(self, kind: str, upstream: Upstream) -> None:
         self.kind = kind
@@ -47,7 +48,7 @@ class Bench:
         else:
             told = "asked" if usage else "never"
             self.upstream.default = Script(cut_after=cut_after, status=status, usage=told)
-            settings = BackendSettings(url=self.upstream.url)
+            settings = PLACES[self.kind].settings(self.upstream.url.removesuffix("/v1"))
         backend = build_backend("b", settings)
         await backend.start()
         self.open.append(backend)
@@ -55,12 +56,18 @@ class Bench:
 
 
 @pytest.fixture(params=TESTED)
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with Upstream() as upstream:
+async def bench(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    place = PLACES.get(request.param)
+    for name, value in (place.environment if place else {}).items():
+        monkeypatch.setenv(name, value)
+    async with place.upstream() if place else Upstream() as upstream:
         bench = Bench(request.param, upstream)
         yield bench
         for backend in bench.open:
             await backend.close()
+        assert not upstream.violations
 
 
 def ask(*, stream: bool = False, usage: bool = False) -> InferenceRequest:

@@ -60,12 +60,18 @@ class Upstream:
 
     Attributes:
         most_active: Most requests that were waiting for their answers to begin at once.
+        violations: What was wrong with requests, by the vendor's own model; see `check`.
+
+    Other vendors' wires override `check` and what follows it.
     """
+
+    stream_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, default: Script | None = None) -> None:
         self.default = default or Script()
         self.next: list[Script] = []
         self.requests: list[Seen] = []
+        self.violations: list[str] = []
         self.active = 0
         self.most_active = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -113,6 +119,12 @@ class Upstream:
             return
         self.requests.append(seen)
         script = self.next.pop(0) if self.next else self.default
+        try:
+            self.check(seen, raw)
+        except AssertionError as error:
+            self.violations.append(str(error))
+            said = json.dumps({"error": {"message": str(error)}}).encode()
+            script = Script(status=400, error_body=said)
         answering = asyncio.ensure_future(self._answer(seen, script, writer))
         leaving = asyncio.ensure_future(reader.read(1))
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,9 +141,9 @@ class Upstream:
             await asyncio.sleep(script.wait_s)
         finally:
             self.active -= 1
-        streamed = bool(seen.body.get("stream"))
+        streamed = self.streamed(seen)
         if script.status != 200 or script.body is not None or not streamed:
-            body = script.body if script.body is not None else whole(script)
+            body = script.body if script.body is not None else self.whole(script)
             body = script.error_body if script.status != 200 else body
             if script.stall_after is not None:
                 await asyncio.sleep(FOREVER)
@@ -143,6 +155,67 @@ class Upstream:
             await self._stream(seen, script, writer)
         seen.finished = True
 
+    def check(self, seen: Seen, raw: bytes) -> None:
+        """Raise `AssertionError` where the request breaks the vendor's model."""
+
+    def streamed(self, seen: Seen) -> bool:
+        """Whether the client wants a stream."""
+        return bool(seen.body.get("stream"))
+
+    def whole(self, script: Script) -> bytes:
+        """A completed answer."""
+        return whole(script)
+
+    def opening(self, script: Script) -> list[bytes]:
+        """Events before the first word."""
+        return []
+
+    def word(self, script: Script, at: int) -> bytes:
+        """One event of text."""
+        return frame(script, chunk(script, {"content": script.words[at]}, None))
+
+    def ending(self, script: Script, wanted: bool) -> list[bytes]:
+        """The last events; `wanted`: the client asked for usage."""
+        found = [frame(script, chunk(script, {}, "stop"))]
+        if script.usage == "asked" and wanted:
+            last = {**chunk(script, {}, None), "choices": [], "usage": usage_of(script)}
+            found.append(frame(script, last))
+        return [*found, frame(script, "[DONE]")]
+
+    def failure(self, script: Script) -> bytes:
+        """The event of an upstream that breaks off."""
+        return frame(script, {"error": {"message": "out of memory", "code": 500}})
+
+    def malformed(self) -> bytes:
+        """Something that is no event of this vendor."""
+        return b"data: {not json\n\n"
+
+    async def events(
+        self, script: Script, wanted: bool, writer: asyncio.StreamWriter
+    ) -> AsyncIterator[bytes]:
+        """Events of a stream, up to the scripted end of it."""
+        for event in self.opening(script):
+            yield event
+        for at in range(len(script.words) + 1):
+            if at == script.cut_after:
+                return
+            if at == script.reset_after:
+                await asyncio.sleep(0.02)  # let what was sent arrive: a reset discards the rest
+                writer.transport.abort()
+                return
+            if at == script.stall_after:
+                await asyncio.sleep(FOREVER)
+            if at == script.error_after:
+                yield self.failure(script)
+                return
+            if at == script.malformed_after:
+                yield self.malformed()
+            if at < len(script.words):
+                await asyncio.sleep(script.word_s)
+                yield self.word(script, at)
+        for event in self.ending(script, wanted):
+            yield event
+
     async def _write(
         self, writer: asyncio.StreamWriter, script: Script, body: bytes, content_type: str
     ) -> None:
@@ -151,11 +224,11 @@ class Upstream:
         await writer.drain()
 
     async def _stream(self, seen: Seen, script: Script, writer: asyncio.StreamWriter) -> None:
-        kind = script.content_type or "text/event-stream; charset=utf-8"
+        kind = script.content_type or self.stream_type
         writer.write(head_of(script, kind, "Transfer-Encoding: chunked"))
         compressor = zlib.compressobj(wbits=31) if script.gzipped else None
         wanted = bool((seen.body.get("stream_options") or {}).get("include_usage"))
-        async for event in events(script, wanted, writer):
+        async for event in self.events(script, wanted, writer):
             data = event
             if compressor is not None:
                 data = compressor.compress(event) + compressor.flush(2)
@@ -201,34 +274,6 @@ def whole(script: Script) -> bytes:
     if script.usage != "never":
         answer["usage"] = usage_of(script)
     return json.dumps(answer, ensure_ascii=False).encode()
-
-
-async def events(
-    script: Script, wanted: bool, writer: asyncio.StreamWriter
-) -> AsyncIterator[bytes]:
-    """Events of a stream, up to the scripted end of it."""
-    for at in range(len(script.words) + 1):
-        if at == script.cut_after:
-            return
-        if at == script.reset_after:
-            await asyncio.sleep(0.02)  # let what was sent arrive: a reset discards the rest
-            writer.transport.abort()
-            return
-        if at == script.stall_after:
-            await asyncio.sleep(FOREVER)
-        if at == script.error_after:
-            yield frame(script, {"error": {"message": "out of memory", "code": 500}})
-            return
-        if at == script.malformed_after:
-            yield b"data: {not json\n\n"
-        if at < len(script.words):
-            await asyncio.sleep(script.word_s)
-            yield frame(script, chunk(script, {"content": script.words[at]}, None))
-    yield frame(script, chunk(script, {}, "stop"))
-    if script.usage == "asked" and wanted:
-        last = {**chunk(script, {}, None), "choices": [], "usage": usage_of(script)}
-        yield frame(script, last)
-    yield frame(script, "[DONE]")
 
 
 def chunk(script: Script, delta: dict[str, str], finish: str | None) -> dict[str, Any]:

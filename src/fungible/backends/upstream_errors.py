@@ -37,7 +37,7 @@ def error_for_status(
 
 def _classify(backend: str, status: int, body: bytes) -> UpstreamError:
     said = f"{backend} answered {status}: {_message(body)}"
-    if status in (429, 503):
+    if status in (429, 503, 529):
         return UpstreamBusyError(said)
     if status >= 500:
         return UpstreamConnectError(said)
@@ -50,9 +50,15 @@ def _classify(backend: str, status: int, body: bytes) -> UpstreamError:
 
 
 def _message(body: bytes) -> str:
+    """`{"error": {"message": …}}`, `{"error": …}` or `{"message": …}`; or all of it."""
     try:
-        error = msgspec.json.decode(body)["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError):
+        said = msgspec.json.decode(body)
+        error = said.get("error", said)
+        text = (
+            error["message" if "message" in error else "Message"]
+            if isinstance(error, dict)
+            else error
+        )
+    except (msgspec.DecodeError, KeyError, AttributeError, UnicodeDecodeError):
         text = body.decode("utf-8", "replace")
     return str(text)[:_SHOWN]
