@@ -106,9 +106,7 @@ class _NullReply:
         if isinstance(limit, int) and limit < len(words):
             words, self._finish = words[:limit], "length"
         self._words = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
-        prompt = sum(
-            len(str(turn.get("content", "")).split()) for turn in request.body.get("messages", [])
-        )
+        prompt = sum(_words(turn.get("content")) for turn in request.body.get("messages", []))
         self._usage = UsageBody(
             prompt_tokens=prompt,
             completion_tokens=len(words),
@@ -150,6 +148,12 @@ class _NullReply:
 
     async def close(self) -> None:
         """Nothing to cancel."""
+
+
+def _words(content: object) -> int:
+    """Words of a turn's text; other parts cost nothing here."""
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    return sum(len(str(part.get("text", "")).split()) for part in parts if isinstance(part, dict))
 
 
 def _wants_usage(request: InferenceRequest) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fungible.backends.registry import kinds
-from fungible.cli.dispatching import dispatching, resolve_model
+from fungible.cli.dispatching import Setting, dispatching, name_model
 from fungible.cli.options import common_options, locate_config
 from fungible.cli.progress import stage_progress
 from fungible.cli.tables import print_json, print_table
@@ -22,6 +22,7 @@ from fungible.conformance.report import (
     write_report,
 )
 from fungible.conformance.suite import QUESTIONS, examine
+from fungible.control.engines import temporary_engines
 from fungible.routing.dispatch import Dispatcher
 
 
@@ -81,13 +82,16 @@ def check(
 ) -> None:
     """Ask NAME some fifty short questions and say what it honours.
 
+    Local engines that are not running are started for the time that it takes.
+
     Writes a drift report under the home directory: what is honoured, degraded, ignored,
     refused or failed, and what of that changed since the report before. Exit code 1 when it
     fails something that applications cannot do without, 4 when it does not answer at all.
     The questions are evaluation traffic: each leaves a row.
     """
-    with dispatching(locate_config(home, config_path), "check") as setting, stage_progress() as bar:
-        model, reference = resolve_model(setting.config, model, reference, [name])
+    path = locate_config(home, config_path)
+    with dispatching(path, "check") as setting, stage_progress() as bar:
+        model, reference = name_model(setting.config, model, reference, [name])
         asked = iter(range(len(QUESTIONS)))
 
         async def work(dispatcher: Dispatcher) -> list[Finding]:
@@ -99,7 +103,15 @@ def check(
                 progress=lambda _: bar("questions", next(asked), len(QUESTIONS)),
             )
 
-        findings = asyncio.run(setting.use(work))
+        async def with_engines() -> list[Finding]:
+            needed = (name, reference)
+            starting = temporary_engines(
+                setting.config, needed, base=path.parent, progress=_announce
+            )
+            async with starting as running:
+                return await Setting(running, setting.spool).use(work)
+
+        findings = asyncio.run(with_engines())
     folder = folder_of(setting.config, name)
     report = report_of(setting.config, name, model, reference, findings)
     report = with_drift(report, latest(folder))
@@ -110,6 +122,10 @@ def check(
     else:
         _show(report, folder / file_name(report))
     context.exit(0 if report.passed else 1)
+
+
+def _announce(name: str) -> None:
+    click.echo(f"starting the engine of {name} …", err=True)
 
 
 def _show(report: DriftReport, path: Path) -> None:

@@ -52,6 +52,20 @@ def resolve_model(
         InputError: There are several routes and no `--model`.
         UnavailableError: A backend's local engine is not running.
     """
+    model, reference = name_model(config, model, reference, backends)
+    for name in (*backends, reference):
+        if config.backend[name].engine is not None and not config.backend[name].url:
+            raise UnavailableError(
+                f"backend {name!r} has a local engine, which is not running",
+                hint="start everything with `fungible up`",
+            )
+    return model, reference
+
+
+def name_model(
+    config: Config, model: str, reference: str, backends: Sequence[str]
+) -> tuple[str, str]:
+    """The same, whether or not local engines are running."""
     if not model:
         if len(config.route) != 1:
             raise InputError(
@@ -67,11 +81,6 @@ def resolve_model(
         if name not in config.backend:
             known = ", ".join(sorted(config.backend)) or "none"
             raise ConfigError(f"unknown backend {name!r}", hint=f"declared: {known}")
-        if config.backend[name].engine is not None and not config.backend[name].url:
-            raise UnavailableError(
-                f"backend {name!r} has a local engine, which is not running",
-                hint="start everything with `fungible up`",
-            )
     return model, reference
 
 

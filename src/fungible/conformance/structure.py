@@ -36,7 +36,7 @@ _QUESTION = "What is the weather in Paris? Use the tool."
 
 async def tools(asker: Asker) -> Told:
     """A tool that must be called is called, with arguments of its schema."""
-    answer = await asker.ask(_QUESTION, tools=[_WEATHER], tool_choice="required", max_tokens=64)
+    answer = await asker.ask(_QUESTION, tools=[_WEATHER], tool_choice="required", max_tokens=200)
     message = answer.body["choices"][0].get("message") or {}
     return _judged(message.get("tool_calls") or [], answer)
 
@@ -44,7 +44,7 @@ async def tools(asker: Asker) -> Told:
 async def tools_in_streams(asker: Asker) -> Told:
     """The same, put together from the pieces of a stream."""
     answer = await asker.ask(
-        _QUESTION, tools=[_WEATHER], tool_choice="required", max_tokens=64, stream=True
+        _QUESTION, tools=[_WEATHER], tool_choice="required", max_tokens=200, stream=True
     )
     calls: dict[int, dict[str, Any]] = {}
     for event in answer.events:

@@ -12,6 +12,7 @@ import msgspec
 
 from fungible.config import BackendSettings, Config, EngineSettings
 from fungible.control.children import Child, ReadyLine
+from fungible.control.engines import ENGINE_START_S, ENGINE_STOP_S, engine_arguments
 from fungible.control.files import write_atomic
 from fungible.control.leases import Leases
 from fungible.control.lock import only_one
@@ -20,10 +21,8 @@ from fungible.ledger.spool import SpoolWriter
 
 # Two at a time: loading a model takes a core and twice its memory.
 ENGINES_AT_ONCE = 2
-ENGINE_START_S = 300.0
 SERVER_START_S = 60.0
 GATEWAY_STOP_S = 15.0
-ENGINE_STOP_S = 10.0
 CONTROL_STOP_S = 60.0
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 # A child that lived this long had recovered: its next failure starts from the first backoff.
@@ -140,7 +139,7 @@ class Supervisor:
 
         async def start_one(name: str, backend: BackendSettings, engine: EngineSettings) -> None:
             async with slots:
-                arguments = self._engine_arguments(backend, engine)
+                arguments = engine_arguments(backend, engine, base=self._base, home=self._home)
                 child = self._child(f"engine-{name}", arguments)
                 began = time.time_ns()
                 ready = await self._start(child, ENGINE_START_S)
@@ -159,23 +158,6 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-
-    def _engine_arguments(self, backend: BackendSettings, engine: EngineSettings) -> list[str]:
-        beside = self._base / engine.artifact
-        arguments = {
-            "artifact": str(beside.absolute()) if beside.exists() else engine.artifact,
-            "variant": engine.variant,
-            "target": engine.target,
-            "slots": str(engine.slots),
-            "context": str(engine.context),
-            "threads": str(engine.threads),
-            "model-name": backend.model,
-            "home": str(self._home),
-        }
-        flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
-        if not engine.prefix_cache:
-            flags.append("--no-prefix-cache")
-        return ["engine", "serve", *flags]
 
     def _write_resolved(self) -> Path:
         """The configuration with absolute paths and the engines' addresses filled in."""
