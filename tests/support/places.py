@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from fungible.config import BackendSettings
+from support.aws_upstream import BedrockUpstream, SageMakerUpstream
 from support.azure_upstream import AzureUpstream
 from support.upstream import Upstream
 
@@ -23,6 +24,15 @@ class Place:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+AWS = {
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "aws-secret-canary",
+    "AWS_SESSION_TOKEN": "aws-session-canary",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+}
+
 PLACES: dict[str, Place] = {
     "openai_http": Place(
         upstream=Upstream, settings=lambda root: BackendSettings(url=f"{root}/v1")
@@ -31,5 +41,19 @@ PLACES: dict[str, Place] = {
         upstream=AzureUpstream,
         settings=lambda root: BackendSettings(kind="azure", url=root, api_key_env="AZURE_KEY"),
         environment={"AZURE_KEY": "azure-canary"},
+    ),
+    "bedrock": Place(
+        upstream=BedrockUpstream,
+        settings=lambda root: BackendSettings(
+            kind="bedrock", url=root, region="us-east-1", model="us.vendor.model-1:0"
+        ),
+        environment=AWS,
+    ),
+    "sagemaker": Place(
+        upstream=SageMakerUpstream,
+        settings=lambda root: BackendSettings(
+            kind="sagemaker", url=root, region="us-east-1", options={"endpoint": "my-endpoint"}
+        ),
+        environment=AWS,
     ),
 }

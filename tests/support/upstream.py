@@ -114,7 +114,7 @@ class Upstream:
         }
         raw = await reader.readexactly(int(headers.get("content-length", "0")))
         seen = Seen(head[0].split()[1], headers, json.loads(raw) if raw else None)
-        if seen.path.endswith("/models"):
+        if head[0].startswith("GET "):
             await self._write(writer, Script(), b'{"data": []}', "application/json")
             return
         self.requests.append(seen)

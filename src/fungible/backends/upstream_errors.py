@@ -27,6 +27,8 @@ def error_for_status(
         body: The start of what it said.
         retry_after: Its header of that name, in seconds (dates are not understood).
     """
+    if status == 424:  # AWS hands on what the model's own container answered
+        status, body = _original(body)
     error = _classify(backend, status, body)
     error.upstream_status = status
     if retry_after.isascii() and retry_after.isdigit():
@@ -47,6 +49,17 @@ def _classify(backend: str, status: int, body: bytes) -> UpstreamError:
         hint = f"check url, model and api_key_env of backend.{backend}"
         return UpstreamSetupError(said, hint=hint)
     return UpstreamRejectedError(said, status=status)
+
+
+def _original(body: bytes) -> tuple[int, bytes]:
+    """Status and words in a `ModelError` of AWS; a failed model without them is a 500."""
+    try:
+        said = {key.lower(): value for key, value in msgspec.json.decode(body).items()}
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+        return 500, body
+    status, words = said.get("originalstatuscode"), said.get("originalmessage")
+    known = status if isinstance(status, int) and 400 <= status < 600 and status != 424 else 500
+    return known, str(words).encode() if words else body
 
 
 def _message(body: bytes) -> str:

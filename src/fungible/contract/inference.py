@@ -69,20 +69,22 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 def usage_from_openai(raw: dict[str, Any], *, final: bool = True) -> Usage:
     """Leaves from an OpenAI `usage` object; the leaves sum to its totals.
 
-    Cached prompt tokens are part of `prompt_tokens`, reasoning tokens part of
-    `completion_tokens` (OpenAI API reference, `CompletionUsage`).
+    Prompt tokens read from a cache or written to one are part of `prompt_tokens`, reasoning
+    tokens part of `completion_tokens` (OpenAI API reference, `CompletionUsage`).
     """
     prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return Usage()
     if prompt < 0 or completion < 0:
         return Usage()
-    cached = min(_part(raw.get("prompt_tokens_details"), "cached_tokens"), prompt)
+    details = raw.get("prompt_tokens_details")
+    cached = min(_part(details, "cached_tokens"), prompt)
+    written = min(_part(details, "cache_write_tokens"), prompt - cached)
     reasoning = min(_part(raw.get("completion_tokens_details"), "reasoning_tokens"), completion)
     return Usage(
-        in_uncached=prompt - cached,
+        in_uncached=prompt - cached - written,
         in_cache_read=cached,
-        in_cache_write=0,
+        in_cache_write=written,
         out_visible=completion - reasoning,
         out_reasoning=reasoning,
         source="provider_final" if final else "provider_partial",
