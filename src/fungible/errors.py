@@ -10,11 +10,15 @@
     │   │   ├── AuthError               HTTP 401
     │   │   ├── ClientGoneError         HTTP 499    nobody is there to read the answer
     │   │   ├── UnknownModelError       HTTP 404
+    │   │   ├── LimitError              HTTP 429    a rate limit
+    │   │   │   └── BudgetError                     a money budget
     │   │   ├── ContextLengthError      HTTP 400    the prompt leaves no room for an answer
     │   │   └── UnsupportedError        HTTP 400    the backend would silently ignore a field
     │   └── QueryError                              SQL the ledger refused
     ├── RefusedError             exit 3, HTTP 409   the evidence does not allow it
     ├── UnavailableError         exit 4, HTTP 503   something needed is not there
+    │   ├── LimitStoreError         HTTP 503    what a limit counts in cannot be reached
+    │   ├── UnpricedError                           a budget applies, and nothing gives a price
     │   ├── PortInUseError
     │   ├── DiskError               HTTP 507
     │   ├── StartupError                            a child process did not come up
@@ -110,6 +114,32 @@ class UnknownModelError(RequestError):
     code = "model_not_found"
 
 
+class LimitError(RequestError):
+    """A rate limit of the key, its owner or its customer is reached.
+
+    Attributes:
+        retry_after_s: Seconds until the same request would pass; `None` when none would.
+        headers: What the answer's head says besides.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
+
+
+class BudgetError(LimitError):
+    """A money budget has no room left for the request."""
+
+    type = "insufficient_quota"
+    code = "budget_exceeded"
+
+
 class ContextLengthError(RequestError):
     """The prompt is longer than the context, or leaves no room for an answer."""
 
@@ -143,6 +173,18 @@ class UnavailableError(FungibleError):
     exit_code = 4
     status = 503
     code = "unavailable"
+
+
+class LimitStoreError(UnavailableError):
+    """The store that limits are counted in cannot be reached, or failed."""
+
+    code = "limits_unavailable"
+
+
+class UnpricedError(UnavailableError):
+    """A budget applies to the request, and a backend that may serve it has no price."""
+
+    code = "unpriced"
 
 
 class PortInUseError(UnavailableError):

@@ -1,6 +1,8 @@
 """`fungible.toml` -> one frozen record -> one content hash."""
 
 from fungible.config.check import check_config
+from fungible.config.keys import KeySettings, expiry_of
+from fungible.config.limits import LimitSettings, LimitsSettings, SharedLimitSettings
 from fungible.config.load import load_config
 from fungible.config.model import DEFAULT_HOME, Config, binding_of
 from fungible.config.settings import (
@@ -8,7 +10,6 @@ from fungible.config.settings import (
     ControlSettings,
     EngineSettings,
     GatewaySettings,
-    KeySettings,
     LedgerSettings,
     MigrationPolicy,
     RouteSettings,
@@ -23,9 +24,13 @@ __all__ = [
     "GatewaySettings",
     "KeySettings",
     "LedgerSettings",
+    "LimitSettings",
+    "LimitsSettings",
     "MigrationPolicy",
     "RouteSettings",
+    "SharedLimitSettings",
     "binding_of",
     "check_config",
+    "expiry_of",
     "load_config",
 ]

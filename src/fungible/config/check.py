@@ -1,7 +1,10 @@
 """What types cannot say: names that must resolve, values that cannot work."""
 
 import re
+from collections.abc import Mapping
 
+from fungible.config.keys import KeySettings, expiry_of
+from fungible.config.limits import check_limits
 from fungible.config.model import Config
 from fungible.config.settings import BackendSettings, MigrationPolicy, RouteSettings
 from fungible.contract.target import parse_target
@@ -12,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 def check_config(config: Config, where: str) -> None:
     """Raise `ConfigError` where names do not resolve or values cannot work."""
-    for table in ("backend", "route", "key"):
+    for table in ("backend", "route", "key", "limit"):
         for name in getattr(config, table):
             if not _NAME.fullmatch(name):
                 raise ConfigError(f"{where}: {table}.{name}: names are letters, digits and . _ -")
@@ -21,12 +24,23 @@ def check_config(config: Config, where: str) -> None:
     for model, route in config.route.items():
         _check_route(f"{where}: route.{model}", route, config)
     _check_migration(f"{where}: migration", config.migration)
-    for name, key in config.key.items():
+    _check_keys(where, config.key)
+    of_keys = {name: key.limits for name, key in config.key.items() if key.limits}
+    check_limits(where, config.limits, config.limit, of_keys)
+
+
+def _check_keys(where: str, keys: Mapping[str, KeySettings]) -> None:
+    owners: dict[str, str] = {}
+    for name, key in keys.items():
         if not re.fullmatch(r"[0-9a-f]{64}", key.hash):
             raise ConfigError(
                 f"{where}: key.{name}.hash is not a SHA-256 in hexadecimal",
                 hint="make one with `fungible key new`",
             )
+        if key.hash in owners:
+            raise ConfigError(f"{where}: key.{name}.hash is the one of key.{owners[key.hash]}")
+        owners[key.hash] = name
+        expiry_of(f"{where}: key.{name}", key)
 
 
 def _check_backend(where: str, backend: BackendSettings) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
+from fungible.config.keys import KeySettings
+from fungible.config.limits import LimitsSettings, SharedLimitSettings
 from fungible.config.settings import (
     BackendSettings,
     ControlSettings,
     GatewaySettings,
-    KeySettings,
     LedgerSettings,
     MigrationPolicy,
     RouteSettings,
@@ -33,6 +34,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backend: dict[str, BackendSettings] = {}
     route: dict[str, RouteSettings] = {}
     key: dict[str, KeySettings] = {}
+    limit: dict[str, SharedLimitSettings] = {}
+    limits: LimitsSettings = LimitsSettings()
     migration: MigrationPolicy = MigrationPolicy()
 
     def content_hash(self) -> str:

@@ -90,17 +90,6 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     retries: int = 1
 
 
-class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An API key, by its SHA-256 only. `models` empty means all; `expires` is an ISO date."""
-
-    hash: str
-    owner: str = ""
-    customer: str = ""
-    feature: str = ""
-    models: list[str] = []
-    expires: str = ""
-
-
 class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a migration moves on, and when it turns back. Fixed before it starts.
 

@@ -1,0 +1,1 @@
+"""Rate limits and money budgets: reserve before a call, settle after it."""
