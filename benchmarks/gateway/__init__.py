@@ -1,0 +1,1 @@
+"""What the gateway's overhead costs: the load, the upstreams and the peers to measure it with."""
