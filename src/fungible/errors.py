@@ -25,6 +25,8 @@
     │   └── MissingExtraError                       an optional dependency is not installed
     └── UpstreamError            exit 4, HTTP 502   a backend failed
         ├── UpstreamBusyError       HTTP 429  transient
+        │   ├── QueueFullError      HTTP 429  too many wait for the backend already
+        │   └── QueueTimeoutError   HTTP 503  no slot of the backend became free in time
         ├── UpstreamTimeoutError    HTTP 504  transient
         ├── UpstreamConnectError    HTTP 502  transient
         ├── UpstreamSetupError      HTTP 502  transient  our key or model name is wrong there
@@ -234,6 +236,19 @@ class UpstreamBusyError(UpstreamError):
     status = 429
     code = "upstream_busy"
     transient = True
+
+
+class QueueFullError(UpstreamBusyError):
+    """The queue in front of a backend is full; the backend itself was not asked."""
+
+    code = "backend_queue_full"
+
+
+class QueueTimeoutError(UpstreamBusyError):
+    """A request waited too long for one of a backend's slots; the backend was not asked."""
+
+    status = 503
+    code = "backend_queue_timeout"
 
 
 class UpstreamTimeoutError(UpstreamError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fungible.config import BackendSettings, Config, GatewaySettings
+from fungible.config import BackendSettings, Config, GatewaySettings, RouteSettings
 from support.dispatching import Make, Setup
 from support.upstream import Upstream
 
@@ -18,11 +18,15 @@ def dispatching(tmp_path: Path) -> Make:
 
     @contextlib.asynccontextmanager
     async def make(
-        *, limits: GatewaySettings | None = None, **backends: BackendSettings | dict[str, Any]
+        *,
+        limits: GatewaySettings | None = None,
+        routes: dict[str, RouteSettings] | None = None,
+        **backends: BackendSettings | dict[str, Any],
     ) -> AsyncIterator[Setup]:
         config = Config(
             home=str(tmp_path),
             gateway=limits or GatewaySettings(),
+            route=routes or {},
             backend={
                 name: BackendSettings(kind="null", options=one) if isinstance(one, dict) else one
                 for name, one in backends.items()

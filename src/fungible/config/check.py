@@ -23,6 +23,8 @@ def check_config(config: Config, where: str) -> None:
         _check_backend(f"{where}: backend.{name}", backend)
     for model, route in config.route.items():
         _check_route(f"{where}: route.{model}", route, config)
+    if config.gateway.max_shadows < 0:
+        raise ConfigError(f"{where}: gateway.max_shadows must not be negative")
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
     of_keys = {name: key.limits for name, key in config.key.items() if key.limits}
@@ -53,6 +55,10 @@ def _check_backend(where: str, backend: BackendSettings) -> None:
         raise ConfigError(f"{where}.url must be http:// or https://, or give it an engine")
     if backend.max_concurrency < 1:
         raise ConfigError(f"{where}.max_concurrency must be at least 1")
+    if backend.max_queue < 0:
+        raise ConfigError(f"{where}.max_queue must not be negative")
+    if backend.queue_timeout_s <= 0:
+        raise ConfigError(f"{where}.queue_timeout_s must be above 0")
 
 
 def _check_route(where: str, route: RouteSettings, config: Config) -> None:
@@ -62,6 +68,9 @@ def _check_route(where: str, route: RouteSettings, config: Config) -> None:
             raise ConfigError(f"{where}: unknown backend {name!r}", hint=f"declared: {known}")
     if any(weight < 0 for weight in route.weights.values()):
         raise ConfigError(f"{where}.weights must not be negative")
+    for name in ("retry_budget", "retry_min_per_s"):
+        if getattr(route, name) < 0:
+            raise ConfigError(f"{where}.{name} must not be negative")
 
 
 def _check_migration(where: str, policy: MigrationPolicy) -> None:

@@ -13,6 +13,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     first_token_timeout_s: float = 60.0
     total_timeout_s: float = 300.0
     max_body_bytes: int = 10_000_000
+    max_shadows: int = 64
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +62,8 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         api_key_env: Environment variable that holds the upstream's key.
         accelerator: What it runs on, such as `cpu-x86`, `nvidia-h100`, `aws-trainium2`.
         price: Key of the price sheet; empty means the backend's own name.
+        max_concurrency: Attempts at once; more wait in line, at most `max_queue` of them.
+        queue_timeout_s: Longest wait in line.
         options: Settings of the adapter itself.
     """
 
@@ -72,6 +75,8 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     region: str = ""
     price: str = ""
     max_concurrency: int = 64
+    max_queue: int = 1024
+    queue_timeout_s: float = 30.0
     engine: EngineSettings | None = None
     options: dict[str, Any] = {}
 
@@ -81,6 +86,7 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `weights` are the starting shares; a backend that is only listed in `backends` has 0.
     `fallback` names backends tried in order when the chosen one fails before its first token.
+    Retries are at most `retry_budget` per request and `retry_min_per_s` per second, in all.
     """
 
     reference: str
@@ -88,6 +94,8 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weights: dict[str, float] = {}
     fallback: list[str] = []
     retries: int = 1
+    retry_budget: float = 0.2
+    retry_min_per_s: float = 1.0
 
 
 class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,6 +103,7 @@ class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         shadow_share: Share of requests copied to the candidate while it is in shadow.
+        shadow_tools: Whether copies keep the definitions of tools (nobody runs their calls).
         shadow_margin: Largest loss of online health that still counts as held, in score points.
         shadow_min_pairs: Pairs to see before any promotion out of shadow.
         canary_steps: Shares of traffic that the candidate gets, one step after the other.
@@ -108,6 +117,7 @@ class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     shadow_share: float = 1.0
+    shadow_tools: bool = True
     shadow_margin: float = 0.05
     shadow_min_pairs: int = 60
     canary_steps: tuple[float, ...] = (0.25, 0.5)

@@ -28,6 +28,7 @@ def route_for(migration: Migration, admission: Admission | None) -> Route | None
             backend=migration.candidate,
             share=migration.policy.shadow_share,
             migration_id=migration.migration_id,
+            tools=migration.policy.shadow_tools,
         )
         return msgspec.structs.replace(route, shadow=shadow)
     if migration.state == "canary":

@@ -15,11 +15,11 @@ from fungible.contract.sse import split_frames
 from fungible.errors import (
     FungibleError,
     StreamBrokenError,
-    UpstreamBusyError,
     UpstreamError,
     UpstreamTimeoutError,
 )
 from fungible.routing.place import Place
+from fungible.routing.slots import RANKS
 from fungible.wire.bridge import bridge_for
 from fungible.wire.formats import FORMATS
 from fungible.wire.observer import Seen
@@ -74,7 +74,7 @@ class Attempt:
         self.early: list[bytes] = []
         self.done = False
         self._hide_usage = False
-        self._holds_slot = False
+        self._slot_of: str | None = None
 
     async def open(self) -> None:
         """Send, and read as far as the first token (the whole body if it is not streamed).
@@ -100,19 +100,13 @@ class Attempt:
 
     async def _enter(self) -> None:
         """Wait for one of the backend's slots."""
-        slots = self.place.slots
-        try:
-            if slots.locked():
-                async with asyncio.timeout_at(self._token_by):
-                    await slots.acquire()
-            else:
-                await slots.acquire()
-        except TimeoutError as error:
-            limit = self.place.settings.max_concurrency
-            raise UpstreamBusyError(
-                f"{self.place.name} was at its limit of {limit} requests for too long"
-            ) from error
-        self._holds_slot = True
+        place, who = self.place, self.request.attribution
+        customer = who.customer or who.key
+        if not place.slots.take(customer):
+            left = self._token_by - asyncio.get_running_loop().time()
+            patience = min(place.settings.queue_timeout_s, left)
+            await place.slots.wait(customer, RANKS[self.request.kind], patience)
+        self._slot_of = customer
 
     def _upstream_request(self) -> InferenceRequest:
         """The request as this backend gets it, asking for usage at the end of a stream."""
@@ -248,9 +242,9 @@ class Attempt:
 
     async def close(self) -> None:
         """Free the backend's slot and the connection; cancels the call if it still runs."""
-        if self._holds_slot:
-            self._holds_slot = False
-            self.place.slots.release()
+        holder, self._slot_of = self._slot_of, None
+        if holder is not None:
+            self.place.slots.leave(holder)
         body, self._body = self._body, None
         if isinstance(body, AsyncGenerator):
             await body.aclose()

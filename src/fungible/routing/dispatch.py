@@ -11,20 +11,27 @@ from typing import Any
 
 from fungible.backends.base import Backend
 from fungible.backends.registry import build_backend
-from fungible.config import Config
+from fungible.config import Config, RouteSettings
 from fungible.contract.events import AttemptEvent
 from fungible.contract.inference import InferenceRequest
-from fungible.errors import FungibleError, StreamBrokenError, UnavailableError, UpstreamError
+from fungible.errors import (
+    FungibleError,
+    QueueFullError,
+    QueueTimeoutError,
+    StreamBrokenError,
+    UnavailableError,
+    UpstreamError,
+    UpstreamRejectedError,
+)
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.answer import Dispatched, adapter_failure
 from fungible.routing.attempt import Attempt
+from fungible.routing.budget import RetryBudget
 from fungible.routing.place import Place
 from fungible.routing.policy import choose, in_shadow, pause_before_repeat, shadow_of
 from fungible.routing.table import Route, Shadow
 
 log = logging.getLogger(__name__)
-
-MAX_SHADOWS = 64
 
 
 class Dispatcher:
@@ -51,6 +58,8 @@ class Dispatcher:
         self._places = {name: Place(backend) for name, backend in backends.items()}
         self._rows: set[asyncio.Task[None]] = set()
         self._shadows: set[asyncio.Task[None]] = set()
+        self._budgets: dict[str, RetryBudget] = {}
+        self.shadows_dropped = 0
 
     async def start(self) -> None:
         """Open every backend's connections; if one cannot, those opened are closed again."""
@@ -104,10 +113,20 @@ class Dispatcher:
                 self._copy(request, route.shadow, route_version)
         else:
             raise UnavailableError("dispatch needs a route or a backend")
-        return Dispatched(await self._first_token(request, order, route_version), self)
+        budget = self._budget(request.model)
+        budget.request()
+        return Dispatched(await self._first_token(request, order, route_version, budget), self)
+
+    def _budget(self, model: str) -> RetryBudget:
+        budget = self._budgets.get(model)
+        if budget is None:
+            settings = self.config.route.get(model) or RouteSettings(reference="")
+            budget = RetryBudget(settings.retry_budget, settings.retry_min_per_s)
+            self._budgets[model] = budget
+        return budget
 
     async def _first_token(
-        self, request: InferenceRequest, order: list[str], route_version: int
+        self, request: InferenceRequest, order: list[str], route_version: int, budget: RetryBudget
     ) -> Attempt:
         failure: UpstreamError | None = None
         tried: list[str] = []
@@ -118,8 +137,8 @@ class Dispatcher:
             if not last_chance and not place.breaker.closed():
                 continue
             if failure is not None and name == tried[-1]:
-                pause = pause_before_repeat(failure)
-                if pause is None:
+                pause = pause_before_repeat(failure, tried.count(name))
+                if pause is None or not budget.spend():
                     continue
                 await asyncio.sleep(pause)
             try:
@@ -161,13 +180,14 @@ class Dispatcher:
             await self._failed(attempt, failure)
             raise failure from error
         except BaseException:
+            place.breaker.abandoned()
             self.in_background(self._abandon(attempt))
             raise
+        place.breaker.answered()
         return attempt
 
     async def _failed(self, attempt: Attempt, error: FungibleError) -> None:
-        if error.transient or isinstance(error, StreamBrokenError):
-            attempt.place.breaker.failed()
+        _tell(attempt.place, error)
         try:
             # First the row: nothing may come between the failure and its record.
             await self.record(attempt.finish("error", error))
@@ -179,11 +199,14 @@ class Dispatcher:
         await self.record(attempt.finish("cancelled"))
 
     def _copy(self, request: InferenceRequest, shadow: Shadow, route_version: int) -> None:
-        """Send the same to the shadow backend, unless it is too far behind to help."""
+        """Send the same to the shadow backend, unless there is no room to spare."""
         place = self._places.get(shadow.backend)
         if place is None or request.kind != "serve":
             return
-        if len(self._shadows) >= MAX_SHADOWS or place.slots.locked():
+        full = len(self._shadows) >= self.config.gateway.max_shadows
+        # A queue anywhere says that the machines have enough to do without copies.
+        if full or place.slots.locked() or self._queued():
+            self.shadows_dropped += 1
             return
         copy = shadow_of(request, shadow)
         self._keep(self._shadow(copy, place, route_version), self._shadows)
@@ -196,11 +219,29 @@ class Dispatcher:
         except UpstreamError as error:
             log.info("shadow on %s: %s", place.name, error.message)  # its row says the same
 
+    def _queued(self) -> bool:
+        return any(place.slots.waiting for place in self._places.values())
+
     def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_log_failure)
+
+
+def _tell(place: Place, error: FungibleError) -> None:
+    """Let the breaker know what a failure says about the backend."""
+    breaker = place.breaker
+    if isinstance(error, QueueFullError | QueueTimeoutError):
+        breaker.abandoned()  # it was not asked
+    elif error.transient or isinstance(error, StreamBrokenError):
+        breaker.failed()
+        if isinstance(error, UpstreamError) and error.retry_after_s:
+            breaker.rest(error.retry_after_s)
+    elif isinstance(error, UpstreamRejectedError):
+        breaker.answered()  # alive, and right to refuse
+    else:
+        breaker.abandoned()
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

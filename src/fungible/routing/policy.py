@@ -5,12 +5,15 @@ import hashlib
 import msgspec
 
 from fungible.contract.inference import InferenceRequest
-from fungible.errors import UpstreamError, UpstreamSetupError
+from fungible.errors import (
+    QueueFullError,
+    QueueTimeoutError,
+    UpstreamError,
+    UpstreamSetupError,
+)
+from fungible.routing.budget import LONGEST_PAUSE_S, pause_s
 from fungible.routing.table import Route, Shadow
 
-RETRY_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
-# Tools have side effects in the application that called us: a copy must not offer them.
 _TOOL_FIELDS = frozenset(
     {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
 )
@@ -29,15 +32,17 @@ def choose(route: Route, request: InferenceRequest) -> list[str]:
     return [chosen] * (1 + max(route.retries, 0)) + others
 
 
-def pause_before_repeat(failure: UpstreamError) -> float | None:
-    """Seconds to wait before the same backend is tried again; `None` if that would not help.
+def pause_before_repeat(failure: UpstreamError, repeat: int) -> float | None:
+    """Seconds to wait before the same backend is tried for the `repeat`-th time again.
 
-    It would not when our own settings are wrong there, or when the backend asked for a
-    longer rest than a client should wait.
+    `None` if that would not help: our own settings are wrong there, its queue was full, or
+    it asked for a longer rest than a client should wait.
     """
-    pause = RETRY_PAUSE_S if failure.retry_after_s is None else failure.retry_after_s
-    hopeless = isinstance(failure, UpstreamSetupError) or pause > LONGEST_PAUSE_S
-    return None if hopeless else pause
+    if isinstance(failure, UpstreamSetupError | QueueFullError | QueueTimeoutError):
+        return None
+    if (failure.retry_after_s or 0.0) > LONGEST_PAUSE_S:
+        return None
+    return pause_s(repeat, failure.retry_after_s)
 
 
 def in_shadow(route: Route, request: InferenceRequest) -> bool:
@@ -48,8 +53,14 @@ def in_shadow(route: Route, request: InferenceRequest) -> bool:
 
 
 def shadow_of(request: InferenceRequest, shadow: Shadow) -> InferenceRequest:
-    """The copy that a shadow backend gets: the same request without its tools."""
-    body = {key: value for key, value in request.body.items() if key not in _TOOL_FIELDS}
+    """The copy that a shadow backend gets.
+
+    Tools stay, since only the application ever runs a call, and it never sees this answer;
+    `shadow.tools = false` takes their definitions out.
+    """
+    body = request.body
+    if not shadow.tools:
+        body = {key: value for key, value in body.items() if key not in _TOOL_FIELDS}
     return msgspec.structs.replace(request, kind="shadow", run_id=shadow.migration_id, body=body)
 
 

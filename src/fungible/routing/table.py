@@ -15,11 +15,15 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
-    """A share of requests (0 to 1) that is copied to a backend and never answers a client."""
+    """A share of requests (0 to 1) that is copied to a backend and never answers a client.
+
+    `tools` says whether copies keep the definitions of tools.
+    """
 
     backend: str
     share: float
     migration_id: str = ""
+    tools: bool = True
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,10 @@ import asyncio
 import msgspec
 import pytest
 
-from fungible.config import BackendSettings, GatewaySettings
+from fungible.config import BackendSettings, GatewaySettings, RouteSettings
 from fungible.contract.sse import DONE
 from fungible.errors import (
+    QueueFullError,
     StreamBrokenError,
     UnavailableError,
     UpstreamBusyError,
@@ -16,6 +17,7 @@ from fungible.errors import (
     UpstreamSetupError,
     UpstreamTimeoutError,
 )
+from fungible.routing.budget import BURST
 from support.dispatching import Make, request, route
 from support.upstream import Script, Upstream
 
@@ -241,3 +243,47 @@ async def test_a_failing_backend_is_left_alone(dispatching: Make, upstream: Upst
         with pytest.raises(UpstreamConnectError):
             await setup.dispatcher.dispatch(request(), route=route())
         assert len(upstream.requests) == 6, "the only backend is tried even so"
+
+
+async def test_retries_stop_when_their_budget_is_spent(dispatching: Make) -> None:
+    none_but_the_burst = {"m": RouteSettings(reference="a", retry_budget=0.0, retry_min_per_s=0.0)}
+    async with dispatching(routes=none_but_the_burst, a={"fail_rate": 0.3}) as setup:
+        failed = 0
+        for _ in range(100):
+            try:
+                await setup.ask(request(), route=route())
+            except UpstreamBusyError:
+                failed += 1
+        repeats = sum(row.attempt_no > 0 for row in setup.rows())
+    assert repeats == BURST
+    assert failed >= 15
+
+
+async def test_a_backend_that_asks_for_a_rest_is_left_alone_by_everybody(
+    dispatching: Make, upstream: Upstream
+) -> None:
+    upstream.next = [Script(status=429, headers={"Retry-After": "30"})]
+    async with dispatching(a=BackendSettings(url=upstream.url), b={}) as setup:
+        for _ in range(5):
+            await setup.ask(request(), route=route("b"))
+        assert [row.backend for row in setup.rows()] == ["a"] + ["b"] * 5
+
+
+async def test_a_full_queue_goes_to_the_fallback_and_says_nothing_about_the_backend(
+    dispatching: Make, upstream: Upstream
+) -> None:
+    upstream.default = Script(wait_s=30)
+    tight = BackendSettings(url=upstream.url, max_concurrency=1, max_queue=0)
+    async with dispatching(a=tight, b={}) as setup:
+        first = asyncio.create_task(setup.ask(request(), route=route()))
+        await upstream.arrived(1)
+        for _ in range(8):
+            await setup.ask(request(), route=route("b"))
+        full = [row for row in setup.rows() if row.error_code == "backend_queue_full"]
+        assert len(full) == 8, "no retry, and the breaker stays closed"
+        with pytest.raises(QueueFullError) as caught:
+            await setup.dispatcher.dispatch(request(), route=route())
+        assert caught.value.retry_after_s == 1.0
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    assert len(upstream.requests) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from fungible.config import BackendSettings, GatewaySettings
 from fungible.contract.sse import DONE
-from fungible.errors import DiskError, UpstreamBusyError
+from fungible.errors import DiskError, QueueTimeoutError
 from fungible.routing.answer import Dispatched
 from support.dispatching import Make, Setup, read, request, route
 from support.upstream import Script, Upstream
@@ -134,7 +134,7 @@ async def test_waiting_too_long_for_a_slot_goes_to_the_fallback(
         held = await setup.dispatcher.dispatch(request(), route=route())
         await setup.ask(request(request_id="req_2"), route=route("b", retries=0))
         assert [(row.backend, row.error_code) for row in setup.rows()] == [
-            ("a", UpstreamBusyError.code),
+            ("a", QueueTimeoutError.code),
             ("b", ""),
         ]
         await held.aclose()

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from fungible.config import BackendSettings
+import pytest
+
+from fungible.config import BackendSettings, GatewaySettings
 from fungible.contract.events import AttemptEvent
 from fungible.routing.table import Shadow
 from support.dispatching import Make, Setup, request, route
@@ -54,22 +56,57 @@ async def test_a_failing_shadow_leaves_its_row_and_nothing_else(
     assert [(row.status, row.attempt_no) for row in shadows] == [("error", 0), ("interrupted", 0)]
 
 
-async def test_tools_are_not_offered_twice(dispatching: Make, upstream: Upstream) -> None:
-    tools = {
-        "tools": [{"type": "function"}],
-        "tool_choice": "auto",
-        "parallel_tool_calls": True,
-        "functions": [{}],
-        "function_call": "auto",
-    }
+TOOLS = {
+    "tools": [{"type": "function"}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "functions": [{}],
+    "function_call": "auto",
+}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_tools_are_copied_unless_the_migration_says_otherwise(
+    dispatching: Make, upstream: Upstream, kept: bool
+) -> None:
     backend = BackendSettings(url=upstream.url)
+    shadow = Shadow(backend="b", share=1.0, tools=kept)
     async with dispatching(a=backend, b=backend) as setup:
-        await setup.ask(request(**tools, top_k=3), route=route(shadow=SHADOW))
+        await setup.ask(request(**TOOLS, top_k=3), route=route(shadow=shadow))
         await rows_of(setup, 2)
     sent = sorted((seen.body for seen in upstream.requests), key=len)
-    assert not tools.keys() & sent[0].keys()
-    assert tools.items() <= sent[1].items()
+    assert bool(TOOLS.keys() & sent[0].keys()) == kept
+    assert TOOLS.items() <= sent[1].items()
     assert sent[0]["top_k"] == 3
+
+
+async def test_while_requests_wait_for_any_backend_nothing_is_copied(
+    dispatching: Make, upstream: Upstream
+) -> None:
+    upstream.default = Script(wait_s=30)
+    busy = BackendSettings(url=upstream.url, max_concurrency=1)
+    async with dispatching(a=busy, b={}) as setup:
+        first, second = (asyncio.create_task(setup.ask(request(), route=route())) for _ in range(2))
+        await upstream.arrived(1)
+        await setup.ask(request(), route=route(reference="b", shadow=SHADOW))
+        assert setup.dispatcher.shadows_dropped == 1
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert {row.kind for row in await setup.settled()} == {"serve"}
+
+
+async def test_the_number_of_copies_at_once_is_bounded(
+    dispatching: Make, upstream: Upstream
+) -> None:
+    upstream.default = Script(wait_s=30)
+    limits = GatewaySettings(max_shadows=2)
+    async with dispatching(limits=limits, a={}, b=BackendSettings(url=upstream.url)) as setup:
+        for at in range(5):
+            await setup.ask(request(request_id=f"r{at}"), route=route(shadow=SHADOW))
+            await upstream.arrived(min(at + 1, 2))
+        assert setup.dispatcher.shadows_dropped == 3
+    assert len(upstream.requests) == 2
 
 
 async def test_a_shadow_that_is_not_there_harms_nobody(dispatching: Make) -> None:
