@@ -61,6 +61,12 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
         RequestError: The body is not a JSON object, or a field is malformed; names the field.
     """
     request = read_fields(decode_body(body), EmbeddingRequest)
+    check_embedding(request)
+    return request
+
+
+def check_embedding(request: EmbeddingRequest) -> None:
+    """Raise `RequestError` where a number is out of its range; names the field."""
     if request.dimensions is not None and request.dimensions < 1:
         raise RequestError(
             f"dimensions is {request.dimensions}; it must be positive", param="dimensions"
@@ -71,7 +77,6 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
             f"truncate_prompt_tokens is {cut}; it must be positive, or -1",
             param="truncate_prompt_tokens",
         )
-    return request
 
 
 def read_inputs(value: object) -> list[str] | list[list[int]]:

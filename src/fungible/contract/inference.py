@@ -1,6 +1,6 @@
 """One request as it travels from the edge to a backend, and what comes back."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -11,6 +11,7 @@ Endpoint = Literal[
     "responses",
     "messages",
     "messages/count_tokens",
+    "tokenize",  # vLLM's, and our engine's; asked of backends only
 ]
 Kind = Literal["serve", "shadow", "eval", "bench", "judge"]
 
@@ -69,26 +70,72 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 def usage_from_openai(raw: dict[str, Any], *, final: bool = True) -> Usage:
     """Leaves from an OpenAI `usage` object; the leaves sum to its totals.
 
-    Prompt tokens read from a cache or written to one are part of `prompt_tokens`, reasoning
+    Prompt tokens read from a cache or written to it are part of `prompt_tokens`, reasoning
     tokens part of `completion_tokens` (OpenAI API reference, `CompletionUsage`).
     """
-    prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
+    return _inclusive(
+        raw.get("prompt_tokens"),
+        raw.get("completion_tokens"),
+        raw.get("prompt_tokens_details"),
+        raw.get("completion_tokens_details"),
+        final,
+    )
+
+
+def usage_from_responses(raw: object) -> Usage:
+    """Leaves from the `usage` of a response: as above, under other names (`ResponseUsage`)."""
+    if not isinstance(raw, dict):
         return Usage()
-    if prompt < 0 or completion < 0:
+    return _inclusive(
+        raw.get("input_tokens"),
+        raw.get("output_tokens"),
+        raw.get("input_tokens_details"),
+        raw.get("output_tokens_details"),
+        True,
+    )
+
+
+def usage_from_anthropic(raw: dict[str, Any], *, final: bool) -> Usage:
+    """Leaves from an Anthropic `usage` object.
+
+    There `input_tokens` are those that no cache knew, beside what was read from the cache or
+    written to it; thinking tokens are part of `output_tokens` (Anthropic API reference, `Usage`).
+    """
+    fresh, out = raw.get("input_tokens"), raw.get("output_tokens")
+    if not _is_count(fresh) or not _is_count(out):
         return Usage()
-    details = raw.get("prompt_tokens_details")
-    cached = min(_part(details, "cached_tokens"), prompt)
-    written = min(_part(details, "cache_write_tokens"), prompt - cached)
-    reasoning = min(_part(raw.get("completion_tokens_details"), "reasoning_tokens"), completion)
+    thought = min(_part(raw.get("output_tokens_details"), "thinking_tokens"), out)
     return Usage(
-        in_uncached=prompt - cached - written,
+        in_uncached=fresh,
+        in_cache_read=_part(raw, "cache_read_input_tokens"),
+        in_cache_write=_part(raw, "cache_creation_input_tokens"),
+        out_visible=out - thought,
+        out_reasoning=thought,
+        source="provider_final" if final else "provider_partial",
+    )
+
+
+def _inclusive(
+    prompt: object, completion: object, read: object, written: object, final: bool
+) -> Usage:
+    """Leaves from totals that include their details."""
+    if not _is_count(prompt) or not _is_count(completion):
+        return Usage()
+    cached = min(_part(read, "cached_tokens"), prompt)
+    stored = min(_part(read, "cache_write_tokens"), prompt - cached)
+    reasoning = min(_part(written, "reasoning_tokens"), completion)
+    return Usage(
+        in_uncached=prompt - cached - stored,
         in_cache_read=cached,
-        in_cache_write=written,
+        in_cache_write=stored,
         out_visible=completion - reasoning,
         out_reasoning=reasoning,
         source="provider_final" if final else "provider_partial",
     )
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value >= 0
 
 
 def _part(details: object, name: str) -> int:

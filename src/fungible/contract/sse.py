@@ -58,3 +58,8 @@ def frame_data(frame: bytes) -> bytes | None:
 def encode_frame(data: bytes) -> bytes:
     """`data` (one line of JSON) as one event."""
     return b"data: " + data + b"\n\n"
+
+
+def encode_event(name: str, data: bytes) -> bytes:
+    """`data` (one line of JSON) as one event with a name."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

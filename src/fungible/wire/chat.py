@@ -6,8 +6,7 @@ import msgspec
 
 from fungible.contract.inference import usage_from_openai
 from fungible.contract.sse import frame_data
-from fungible.errors import StreamBrokenError, UpstreamConnectError
-from fungible.wire.observer import Observer, Seen
+from fungible.wire.observer import Observer, Reader, Seen, broke_off, no_answer
 
 
 class _Part(msgspec.Struct):
@@ -35,7 +34,7 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_read = Reader(_Answer)
 
 
 class ChatObserver(Observer):
@@ -60,14 +59,10 @@ class ChatObserver(Observer):
         Raises:
             StreamBrokenError: The event is the upstream's own error, or not JSON.
         """
-        try:
-            answer = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise StreamBrokenError(
-                f"the backend sent an event that is not JSON: {error}"
-            ) from error
+        answer = _read.event(data)
+        assert answer is not None  # noqa: S101  # no type of event is passed over
         if answer.error is not None:
-            raise StreamBrokenError(f"the backend broke off: {_said(answer.error)}")
+            raise broke_off(answer.error)
         self._take(answer)
         self.stamp()
         return not answer.choices and answer.usage is not None
@@ -78,12 +73,9 @@ class ChatObserver(Observer):
         Raises:
             UpstreamConnectError: The body is not a completion.
         """
-        try:
-            answer = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise UpstreamConnectError(f"the backend's answer is malformed: {error}") from error
+        answer = _read.whole(body)
         if answer.error is not None or not answer.choices:
-            raise UpstreamConnectError(f"the backend gave no answer: {_said(answer.error)}")
+            raise no_answer(answer.error)
         self._take(answer)
 
     def _take(self, answer: _Answer) -> None:
@@ -127,9 +119,3 @@ def _text(value: Any) -> str:  # noqa: ANN401  # whatever JSON the upstream put 
                 if isinstance(function, dict)
             )
     return msgspec.json.encode(value).decode()
-
-
-def _said(error: Any) -> str:  # noqa: ANN401  # whatever JSON the upstream put there
-    if isinstance(error, dict):
-        return str(error.get("message", error))[:300]
-    return str(error)[:300]

@@ -3,8 +3,15 @@
 import enum
 import hashlib
 import time
+from collections.abc import Collection
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from fungible.contract.inference import Usage
+from fungible.errors import StreamBrokenError, UpstreamConnectError
+
+_Answer = TypeVar("_Answer")
 
 
 class Seen(enum.Enum):
@@ -66,3 +73,68 @@ class Observer:
     def output_hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the text; empty without text."""
         return self._hash.hexdigest()[:16] if self.chars else ""
+
+
+class Reader(Generic[_Answer]):
+    """Decodes what a backend sent into the few fields that are read of it."""
+
+    def __init__(self, kind: type[_Answer]) -> None:
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def event(self, data: bytes, known: Collection[str] = ()) -> _Answer | None:
+        """The data of one event.
+
+        Args:
+            data: JSON.
+            known: Types of events whose shape matters; another type's shape may be any, and
+                is then `None`.
+
+        Raises:
+            StreamBrokenError: It is not JSON, or of another shape.
+        """
+        try:
+            return self._decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if known and _foreign(data, known):
+                return None
+            raise StreamBrokenError(
+                f"the backend sent an event that is not JSON: {error}"
+            ) from error
+
+    def whole(self, body: bytes) -> _Answer:
+        """A completed answer; `UpstreamConnectError` where it is something else."""
+        try:
+            return self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UpstreamConnectError(f"the backend's answer is malformed: {error}") from error
+
+
+class _Typed(msgspec.Struct):
+    type: str
+
+
+_read_type = msgspec.json.Decoder(_Typed).decode
+
+
+def _foreign(data: bytes, known: Collection[str]) -> bool:
+    try:
+        return _read_type(data).type not in known
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def broke_off(error: Any) -> StreamBrokenError:  # noqa: ANN401  # whatever JSON was there
+    """The upstream's own error in a stream, in its words."""
+    return StreamBrokenError(f"the backend broke off: {said(error)}")
+
+
+def no_answer(error: Any) -> UpstreamConnectError:  # noqa: ANN401  # whatever JSON was there
+    """A body that holds no answer; the upstream's words if it gave any."""
+    return UpstreamConnectError(f"the backend gave no answer: {said(error)}")
+
+
+def said(error: Any) -> str:  # noqa: ANN401  # whatever JSON was there
+    """The message of an upstream's error, at most 300 characters."""
+    if isinstance(error, dict):
+        return str(error.get("message", error))[:300]
+    return str(error)[:300]
