@@ -1,6 +1,7 @@
 """Every kind of backend keeps the same promises, whichever package brings it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -10,7 +11,6 @@ from fungible.backends.base import Backend, Reply
 from fungible.backends.registry import build_backend, kinds
 from fungible.config import BackendSettings
 from fungible.contract.inference import InferenceRequest
-from fungible.contract.sse import frame_data
 from fungible.errors import (
     ConfigError,
     StreamBrokenError,
@@ -22,6 +22,7 @@ from fungible.errors import (
     UpstreamSetupError,
     UpstreamTimeoutError,
 )
+from support.forms import ChatForm
 from support.places import PLACES
 from support.replies import parts_of
 from support.upstream import Script, Upstream
@@ -35,6 +36,7 @@ class Bench:
     def __init__(self, kind: str, upstream: Upstream) -> None:
         self.kind = kind
         self.upstream = upstream
+        self.form = PLACES[kind].form if kind in PLACES else ChatForm()
         self.open: list[Backend] = []
 
     async def backend(
@@ -54,6 +56,15 @@ class Bench:
         self.open.append(backend)
         return backend
 
+    def ask(self, *, stream: bool = False, usage: bool = False) -> InferenceRequest:
+        return InferenceRequest(
+            request_id="req_1",
+            model="m",
+            body=self.form.body(stream=stream, usage=usage),
+            stream=stream,
+            endpoint=self.form.endpoint,
+        )
+
 
 @pytest.fixture(params=TESTED)
 async def bench(
@@ -70,13 +81,6 @@ async def bench(
         assert not upstream.violations
 
 
-def ask(*, stream: bool = False, usage: bool = False) -> InferenceRequest:
-    body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-    if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": usage}}
-    return InferenceRequest(request_id="req_1", model="m", body=body, stream=stream)
-
-
 async def read(reply: Reply) -> list[bytes]:
     try:
         return [part async for part in parts_of(reply)]
@@ -89,51 +93,50 @@ def test_every_installed_kind_is_tested_here() -> None:
 
 
 async def test_a_whole_answer_comes_once(bench: Bench) -> None:
-    reply = await (await bench.backend()).send(ask())
+    reply = await (await bench.backend()).send(bench.ask())
     assert (reply.status, reply.content_type) == (200, "application/json")
     chunks = await read(reply)
     assert len(chunks) == 1
     answer = msgspec.json.decode(chunks[0])
-    assert answer["choices"][0]["message"]["content"] == "Grüße aus Köln"
-    assert answer["usage"]["completion_tokens"] == 3
+    assert bench.form.text(answer) == "Grüße aus Köln"
+    assert bench.form.count(answer) == 3
 
 
-async def test_a_stream_is_whole_events_that_end_with_done(bench: Bench) -> None:
-    reply = await (await bench.backend()).send(ask(stream=True))
+async def test_a_stream_is_whole_events_up_to_the_formats_last(bench: Bench) -> None:
+    reply = await (await bench.backend()).send(bench.ask(stream=True))
     assert reply.content_type == "text/event-stream"
     frames = await read(reply)
-    assert frame_data(frames[-1]) == b"[DONE]"
-    chunks = [msgspec.json.decode(frame_data(frame) or b"") for frame in frames[:-1]]
-    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
-    assert text == "Grüße aus Köln"
+    assert bench.form.ended(frames)
+    assert bench.form.stream_text(frames) == "Grüße aus Köln"
     assert all(frame.endswith(b"\n\n") for frame in frames)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 async def test_stream_usage_comes_when_it_was_asked_for(bench: Bench, wanted: bool) -> None:
-    frames = await read(await (await bench.backend()).send(ask(stream=True, usage=wanted)))
-    chunks = [msgspec.json.decode(frame_data(frame) or b"") for frame in frames[:-1]]
-    counts = [c["usage"]["completion_tokens"] for c in chunks if c.get("usage")]
-    assert counts == ([3] if wanted else [])
+    backend = await bench.backend()
+    frames = await read(await backend.send(bench.ask(stream=True, usage=wanted)))
+    due = wanted or bench.form.always_counts
+    assert bench.form.stream_counts(frames) == ([3] if due else [])
 
 
 async def test_missing_usage_is_no_error(bench: Bench) -> None:
     backend = await bench.backend(usage=False)
-    assert b"usage" not in (await read(await backend.send(ask())))[0]
-    assert (await read(await backend.send(ask(stream=True, usage=True))))[-1].strip()
+    assert b"usage" not in (await read(await backend.send(bench.ask())))[0]
+    assert bench.form.ended(await read(await backend.send(bench.ask(stream=True, usage=True))))
 
 
 @pytest.mark.parametrize("words", [0, 1, 3])
-async def test_a_cut_stream_is_an_error_after_what_arrived(bench: Bench, words: int) -> None:
+async def test_a_cut_stream_shows_what_arrived_and_no_end(bench: Bench, words: int) -> None:
     if bench.kind == "null" and words == 3:
         words = 2  # it cuts before a word
-    reply = await (await bench.backend(cut_after=words)).send(ask(stream=True))
-    chunks = parts_of(reply)
-    for _ in range(words):
-        assert (await anext(chunks)).endswith(b"\n\n")
+    reply = await (await bench.backend(cut_after=words)).send(bench.ask(stream=True))
+    frames = []
     # Either the adapter sees the cut, or the events end without the format's last one.
-    with pytest.raises((StreamBrokenError, StopAsyncIteration)):
-        await anext(chunks)
+    with contextlib.suppress(StreamBrokenError):
+        async for frame in parts_of(reply):
+            frames.append(frame)
+    assert bench.form.stream_text(frames) == "".join(("Grüße", " aus", " Köln")[:words])
+    assert not frames or not bench.form.ended(frames)
     await reply.close()
 
 
@@ -157,24 +160,26 @@ async def test_statuses_mean_the_same_everywhere(
     backend = await bench.backend(status=status)
     for stream in (False, True):
         with pytest.raises(UpstreamError, match=str(status)) as caught:
-            await backend.send(ask(stream=stream))
+            await backend.send(bench.ask(stream=stream))
         assert type(caught.value) is error
         assert (caught.value.transient, caught.value.status) == (transient, shown)
 
 
 async def test_closing_before_the_end_is_safe_and_repeatable(bench: Bench) -> None:
     backend = await bench.backend()
-    reply = await backend.send(ask(stream=True))
+    reply = await backend.send(bench.ask(stream=True))
     async for _ in reply.chunks():
         break
     await reply.close()
     await reply.close()
-    assert len(await read(await backend.send(ask()))) == 1
+    assert len(await read(await backend.send(bench.ask()))) == 1
 
 
 async def test_many_answers_at_once_do_not_mix(bench: Bench) -> None:
     backend = await bench.backend()
-    replies = await asyncio.gather(*(backend.send(ask(stream=at % 2 == 0)) for at in range(20)))
+    replies = await asyncio.gather(
+        *(backend.send(bench.ask(stream=at % 2 == 0)) for at in range(20))
+    )
     bodies = await asyncio.gather(*(read(reply) for reply in replies))
     assert [len(body) > 1 for body in bodies] == [at % 2 == 0 for at in range(20)]
 
@@ -197,5 +202,6 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 
 async def test_sending_before_start_is_one_clear_error() -> None:
     backend = build_backend("b", BackendSettings(url="http://127.0.0.1:9/v1"))
+    body = ChatForm().body(stream=False, usage=False)
     with pytest.raises(UnavailableError, match="not started"):
-        await backend.send(ask())
+        await backend.send(InferenceRequest(request_id="r", model="m", body=body))

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 from fungible.config import BackendSettings
+from support.anthropic_upstream import AnthropicUpstream
 from support.aws_upstream import BedrockUpstream, SageMakerUpstream
 from support.azure_upstream import AzureUpstream
+from support.forms import ChatForm, Form, MessagesForm
 from support.upstream import Upstream
 
 
@@ -17,11 +19,13 @@ class Place:
         upstream: What it talks to.
         settings: Its configuration, given the server's address without a path.
         environment: What must be set before it starts.
+        form: The format that it speaks.
     """
 
     upstream: Callable[[], Upstream]
     settings: Callable[[str], BackendSettings]
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    form: Form = dataclasses.field(default_factory=ChatForm)
 
 
 AWS = {
@@ -41,6 +45,14 @@ PLACES: dict[str, Place] = {
         upstream=AzureUpstream,
         settings=lambda root: BackendSettings(kind="azure", url=root, api_key_env="AZURE_KEY"),
         environment={"AZURE_KEY": "azure-canary"},
+    ),
+    "anthropic": Place(
+        upstream=AnthropicUpstream,
+        settings=lambda root: BackendSettings(
+            kind="anthropic", url=root, api_key_env="CLAUDE_KEY", model="claude"
+        ),
+        environment={"CLAUDE_KEY": "anthropic-canary"},
+        form=MessagesForm(),
     ),
     "bedrock": Place(
         upstream=BedrockUpstream,

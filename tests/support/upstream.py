@@ -245,7 +245,9 @@ class Upstream:
 
 
 def head_of(script: Script, content_type: str, length: str) -> bytes:
-    lines = [f"HTTP/1.1 {script.status} {HTTPStatus(script.status).phrase}"]
+    known = script.status in HTTPStatus._value2member_map_
+    reason = HTTPStatus(script.status).phrase if known else "Custom"
+    lines = [f"HTTP/1.1 {script.status} {reason}"]
     lines += [f"Content-Type: {content_type}", length, "Connection: close"]
     lines += ["Content-Encoding: gzip"] if script.gzipped else []
     lines += [f"{name}: {value}" for name, value in script.headers.items()]

@@ -1,8 +1,10 @@
-"""Anthropic's Messages API (API reference, version 2023-06-01), and servers that speak it.
+"""Anthropic's Messages API (API reference, version 2026-10-21), and servers that speak it.
 
 It speaks `messages` and `messages/count_tokens`; what clients ask in other formats is bridged
 before it arrives here, so bodies and answers pass through.
 """
+
+from typing import Literal
 
 import msgspec
 
@@ -19,12 +21,13 @@ class AnthropicOptions(HTTPOptions, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         version: Value of `anthropic-version`.
         beta: Values of `anthropic-beta`.
-        bearer: Send the key as a bearer token, as gateways in between want it.
+        auth: How the key is sent: as a bearer token, or in the older header, which some servers
+            that speak this API still want (Claude in Microsoft Foundry is one).
     """
 
-    version: str = "2023-06-01"
+    version: str = "2026-10-21"
     beta: tuple[str, ...] = ()
-    bearer: bool = False
+    auth: Literal["bearer", "x-api-key"] = "bearer"
 
 
 class AnthropicBackend:
@@ -48,8 +51,8 @@ class AnthropicBackend:
         if self._options.beta:
             headers["anthropic-beta"] = ",".join(self._options.beta)
         if secret := secret_of(self.name, self.settings):
-            bearer = {"Authorization": f"Bearer {secret}"}
-            headers |= bearer if self._options.bearer else {"x-api-key": secret}
+            bearer = self._options.auth == "bearer"
+            headers |= {"Authorization": f"Bearer {secret}"} if bearer else {"x-api-key": secret}
         self._headers = headers
         await self._pool.start()
 
