@@ -7,9 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fungible.config import Config, LimitsSettings
+from fungible.errors import LimitStoreError
 from fungible.limits.buckets import SCALE, Bucket, Charge, Hold, Settlement
 from fungible.limits.memory import MemoryStore
-from fungible.limits.store import LimitStore
+from fungible.limits.store import LimitStore, build_store
+from support.servers import free_port
 
 NOW = 1_790_000_000_000_000
 SECOND = 1_000_000
@@ -132,6 +135,32 @@ async def test_locks_in_any_order_do_not_block_each_other(limit_store: LimitStor
     asks = [limit_store.reserve(hold(), [Charge(b, 1) for b in order]) for order in orders]
     assert all(decision.admitted for decision in await asyncio.gather(*asks))
     assert await limit_store.levels(buckets, NOW) == (60,) * 5
+
+
+async def test_many_gateways_share_one_store(limit_dsn: str) -> None:
+    if limit_dsn == "memory://":
+        pytest.skip("memory is of one process by design")
+    config = Config(limits=LimitsSettings(store=limit_dsn, store_timeout_s=10.0))
+    stores = [build_store(config) for _ in range(3)]
+    await asyncio.gather(*(one.open() for one in stores))
+    asks = [stores[at % 3].reserve(hold(), [Charge(MONEY, 90)]) for at in range(30)]
+    assert sum(decision.admitted for decision in await asyncio.gather(*asks)) == 11
+    one, charge = hold(), Charge(MONEY, 10)
+    assert (await stores[0].reserve(one, [charge])).admitted
+    await stores[1].settle(one, [Settlement(charge, 0)], NOW)
+    for store in stores:
+        assert await store.levels([MONEY], NOW) == (990,)
+        await store.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
+async def test_a_server_that_is_not_there_is_one_clear_error(scheme: str) -> None:
+    dsn = f"{scheme}://user:canary-password@127.0.0.1:{free_port()}/0"
+    found = build_store(Config(limits=LimitsSettings(store=dsn, store_timeout_s=0.5)))
+    with pytest.raises(LimitStoreError, match=r"limits: \w+ at 127\.0\.0\.1:") as caught:
+        await found.open()
+    assert "canary" not in str(caught.value)
+    await found.close()
 
 
 STEPS = st.lists(
