@@ -14,7 +14,8 @@ def check_shape(kind: Any, value: object, *, known: bool = True) -> None:
         known: Also refuse top-level fields that the type does not name.
     """
     try:
-        _exhaust(TypeAdapter(kind).validate_python(value))
+        adapter = TypeAdapter(kind)  # must outlive the iterators that it makes
+        _exhaust(adapter.validate_python(value))
     except ValidationError as error:
         raise AssertionError(f"not a {kind}: {error}") from error
     if known and isinstance(value, dict):

@@ -17,12 +17,12 @@ from fungible.backends.aws import (
     stream_messages,
 )
 from fungible.backends.base import Capabilities, Reply
-from fungible.backends.chat_writing import ChatWriter
 from fungible.backends.converse_answer import ConverseStream, stream_exception, whole_answer
 from fungible.backends.converse_request import IGNORED, to_converse
 from fungible.backends.http_pool import Answer, read_options
 from fungible.config import BackendSettings
 from fungible.contract.inference import InferenceRequest
+from fungible.wire.chat_writing import ChatWriter
 
 
 class BedrockOptions(AWSOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):

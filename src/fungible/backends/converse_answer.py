@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from fungible.backends.chat_writing import ChatWriter, call_delta, chat_usage, whole_call
 from fungible.contract.sse import DONE
 from fungible.errors import (
     StreamBrokenError,
@@ -14,6 +13,7 @@ from fungible.errors import (
     UpstreamRejectedError,
     UpstreamTimeoutError,
 )
+from fungible.wire.chat_writing import ChatWriter, call_delta, chat_usage, whole_call
 
 _FINISH = {
     "end_turn": "stop",

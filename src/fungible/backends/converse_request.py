@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fungible.backends.chat_reading import (
+from fungible.errors import RequestError, UnsupportedError
+from fungible.wire.chat_reading import (
     CARRIED,
     FIELDS,
     ChatFields,
@@ -15,7 +16,6 @@ from fungible.backends.chat_reading import (
     parts_of_turn,
     read_chat,
 )
-from fungible.errors import RequestError, UnsupportedError
 
 Block = dict[str, Any]
 

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from fungible.contract.inference import Endpoint, InferenceRequest
 from fungible.errors import UnsupportedError
+from fungible.wire.chat_on_messages.bridge import ChatOnMessages
+from fungible.wire.count_on_tokenize import CountOnTokenize
+from fungible.wire.messages_on_chat.bridge import MessagesOnChat
 
 
 class Bridge(Protocol):
@@ -40,7 +43,11 @@ class Bridge(Protocol):
 
 
 # (what the client asked, what the backend speaks) -> how to get from one to the other.
-BRIDGES: dict[tuple[Endpoint, Endpoint], Callable[[InferenceRequest], Bridge]] = {}
+BRIDGES: dict[tuple[Endpoint, Endpoint], Callable[[InferenceRequest], Bridge]] = {
+    ("chat/completions", "messages"): ChatOnMessages,
+    ("messages", "chat/completions"): MessagesOnChat,
+    ("messages/count_tokens", "tokenize"): CountOnTokenize,
+}
 
 
 def bridge_for(request: InferenceRequest, spoken: Collection[Endpoint]) -> Bridge | None:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from fungible.backends.chat_writing import ChatWriter
 from fungible.backends.converse_answer import ConverseStream, whole_answer
 from fungible.backends.converse_request import to_converse
 from fungible.contract.inference import InferenceRequest, usage_from_openai
 from fungible.contract.sse import frame_data, split_frames
 from fungible.errors import RequestError, StreamBrokenError, UnsupportedError, UpstreamConnectError
+from fungible.wire.chat_writing import ChatWriter
 from support.aws_wire import check_request
 from support.sdk_types import check_shape
 

@@ -1,0 +1,1 @@
+"""Clients that speak chat, on backends that speak Anthropic's format."""

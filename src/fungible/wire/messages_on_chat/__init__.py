@@ -1,0 +1,1 @@
+"""Clients that speak Anthropic's format, on backends that speak chat."""
