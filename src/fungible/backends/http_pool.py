@@ -9,9 +9,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from fungible.backends.upstream_errors import error_for_status
 from fungible.config import BackendSettings
@@ -23,8 +21,11 @@ from fungible.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from fungible.http.client import Answer as HTTPAnswer
+from fungible.http.client import Client, header_lines
 
 _ERROR_BYTES = 4096
+MOST_BODY_BYTES = 256 << 20
 _SECRET_HEADERS = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "x-amz-security-token"}
 )
@@ -75,20 +76,13 @@ class HTTPPool:
     def __init__(self, backend: str, options: HTTPOptions) -> None:
         self.backend = backend
         self._options = options
-        self._session: aiohttp.ClientSession | None = None
+        self._client: Client | None = None
 
     async def start(self) -> None:
         """Open the pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=self._options.connect_timeout_s,
-                sock_read=self._options.idle_timeout_s,
-            ),
-            # One user's cookies must not reach the next one's request.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=1 << 18,
+        self._client = Client(
+            connect_timeout_s=self._options.connect_timeout_s,
+            idle_timeout_s=self._options.idle_timeout_s,
         )
 
     async def post(
@@ -105,12 +99,11 @@ class HTTPPool:
         Raises:
             UpstreamError: What went wrong; carries the upstream's own words without our secrets.
         """
-        session = self._opened()
+        if self._client is None:
+            raise UnavailableError(f"backend {self.backend} was not started")
         try:
-            response = await session.post(
-                URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            response = await self._client.post(url, header_lines(headers), body)
+        except OSError as error:  # a time-out is one
             raise self.lost(error) from error
         answer = Answer(self, response, secrets_in(headers))
         try:
@@ -118,7 +111,8 @@ class HTTPPool:
                 raise await answer.refusal()
             if answer.content_type != wanted:
                 raise UpstreamConnectError(
-                    f"{self.backend} answered {answer.content_type}, not {wanted}",
+                    f"{self.backend} answered {answer.content_type or 'without a type'}, "
+                    f"not {wanted}",
                     hint=f"check backend.{self.backend}.url: does that server speak this API?",
                 )
         except BaseException:
@@ -128,29 +122,21 @@ class HTTPPool:
 
     async def answers(self, url: str, headers: Mapping[str, str]) -> bool:
         """Whether a GET is answered within a second by anything but a server error."""
-        if self._session is None:
+        if self._client is None:
             return False
         try:
-            async with self._session.get(
-                URL(url, encoded=True),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=1),
-                allow_redirects=False,
-            ) as response:
-                return response.status < 500
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(1):
+                response = await self._client.get(url, header_lines(headers))
+        except OSError:
             return False
+        response.close()
+        return response.status < 500
 
     async def close(self) -> None:
         """Close the pool."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise UnavailableError(f"backend {self.backend} was not started")
-        return self._session
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
     def lost(self, error: Exception) -> UpstreamError:
         """What a failure of the connection means."""
@@ -164,16 +150,14 @@ class Answer:
     """One response. Whoever got it must `close` it; that cancels what was not read.
 
     Attributes:
-        headers: By any case.
+        headers: By lower-case name.
         secrets: What it must not say: everything that authorized its request.
     """
 
-    def __init__(
-        self, pool: HTTPPool, response: aiohttp.ClientResponse, secrets: tuple[bytes, ...]
-    ) -> None:
+    def __init__(self, pool: HTTPPool, response: HTTPAnswer, secrets: tuple[bytes, ...]) -> None:
         self.status = response.status
-        self.content_type = response.content_type
-        self.headers: Mapping[str, str] = response.headers
+        self.headers = response.headers
+        self.content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.secrets = secrets
         self.backend = pool.backend
         self._pool = pool
@@ -183,40 +167,48 @@ class Answer:
         """The body.
 
         Raises:
-            UpstreamError: The connection failed, or it is not a JSON object.
+            UpstreamError: The connection failed, it is too long, or it is not a JSON object.
         """
         try:
-            body = await self._response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            body = await self._response.read(MOST_BODY_BYTES)
+        except OSError as error:
             raise self._pool.lost(error) from error
+        if len(body) > MOST_BODY_BYTES:
+            raise UpstreamConnectError(
+                f"{self.backend} sent a body of more than {MOST_BODY_BYTES >> 20} MiB"
+            )
         try:
-            msgspec.json.decode(body, type=dict)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            _is_object(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamConnectError(f"{self.backend} sent a body that is not JSON") from error
         return body
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, cut anywhere.
+    async def piece(self) -> bytes:
+        """What has arrived of the body, cut anywhere; empty at its end.
 
         Raises:
             StreamBrokenError: The connection broke.
             UpstreamTimeoutError: It fell silent.
         """
         try:
-            async for piece in self._response.content.iter_any():
-                yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError):
-                raise UpstreamTimeoutError(f"{self.backend} fell silent") from error
+            return await self._response.piece()
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(f"{self.backend} fell silent") from error
+        except OSError as error:
             raise StreamBrokenError(f"{self.backend} cut the stream: {error}") from error
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, cut anywhere; same errors as `piece`."""
+        while piece := await self.piece():
+            yield piece
 
     async def refusal(self) -> UpstreamError:
         """What a status other than 2xx means, in the upstream's own words."""
         try:
-            said = await self._response.content.read(_ERROR_BYTES)
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            said = (await self._response.read(_ERROR_BYTES))[:_ERROR_BYTES]
+        except OSError:
             said = b""
-        wait = self.headers.get("Retry-After", "").strip()
+        wait = self.headers.get("retry-after", "").strip()
         error = error_for_status(self.backend, self.status, self.without_secrets(said), wait)
         if (exact := self.headers.get("retry-after-ms", "")).isdigit():
             error.retry_after_s = int(exact) / 1000
@@ -231,11 +223,11 @@ class Answer:
 
     async def close(self) -> None:
         """Give the connection back if the body was read, drop it otherwise."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-        await asyncio.sleep(0)
+        self._response.close()
+
+
+# Objects are not built, only walked through.
+_is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def secrets_in(headers: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -18,7 +18,7 @@ from fungible.backends.aws import (
 from fungible.backends.base import Capabilities, Reply
 from fungible.backends.converse_answer import stream_exception
 from fungible.backends.http_pool import Answer, read_options
-from fungible.backends.sse_reply import PassedReply, whole_events
+from fungible.backends.sse_reply import PassedReply, WholeEvents
 from fungible.config import BackendSettings
 from fungible.contract.inference import Endpoint, InferenceRequest
 from fungible.errors import ConfigError
@@ -104,17 +104,19 @@ class _PartsReply:
         self.status = answer.status
         self._answer = answer
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Whole events."""
-        async for events in whole_events(self._parts(), self._answer.backend):
-            yield events
+        messages = stream_messages(self._answer)
 
-    async def _parts(self) -> AsyncIterator[bytes]:
-        async for message in stream_messages(self._answer):
-            if message.failed:
-                raise stream_exception(self._answer.backend, message.kind, message.payload)
-            if message.kind == "PayloadPart":
-                yield message.payload
+        async def part() -> bytes:
+            async for message in messages:
+                if message.failed:
+                    raise stream_exception(self._answer.backend, message.kind, message.payload)
+                if message.kind == "PayloadPart" and message.payload:
+                    return message.payload
+            return b""
+
+        return WholeEvents(part, self._answer)
 
     async def close(self) -> None:
         """Free the connection."""

@@ -23,6 +23,27 @@ class FrameSplitter:
         return frames
 
 
+class EventBuffer:
+    """Hands on a byte stream as far as it holds whole events, without cutting them apart.
+
+    `rest` holds what has no closing blank line yet; it is not empty after a cut stream.
+    """
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The whole events there are now; none or more."""
+        buffer = self.rest + chunk if self.rest else chunk
+        if buffer.endswith(b"\n\n"):
+            self.rest = b""
+            return buffer
+        marks = (b"\n\n", b"\r\n\r\n")
+        end = max(at + len(mark) if (at := buffer.rfind(mark)) >= 0 else 0 for mark in marks)
+        self.rest = buffer[end:]
+        return buffer[:end]
+
+
 def _cut(buffer: bytes) -> Iterator[bytes]:
     start = 0
     while True:
