@@ -12,7 +12,9 @@ log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """Who keeps rows."""
+    """Who keeps rows, and knows which answers have none yet."""
+
+    under_way: set["Dispatched"]
 
     async def record(self, event: AttemptEvent) -> None:
         """Put a row on disk."""
@@ -40,6 +42,7 @@ class Dispatched:
         self.attempt: AttemptEvent | None = None
         self._attempt = attempt
         self._recorder = recorder
+        recorder.under_way.add(self)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body: server-sent events for a stream, else the whole at once.
@@ -84,11 +87,16 @@ class Dispatched:
 
     async def aclose(self) -> None:
         """End it. If the body was not read to its end, the row says `cancelled`."""
+        self.abandon()
+        await self._attempt.close()
+
+    def abandon(self) -> None:
+        """Leave a row, if there is none yet: whoever reads may not get to it any more."""
+        self._recorder.under_way.discard(self)
         if self._attempt.event is None:
             # The client may be gone and our task cancelled: the row is written by another task.
             self.attempt = self._attempt.finish("cancelled")
             self._recorder.in_background(self._recorder.record(self.attempt))
-        await self._attempt.close()
 
 
 def adapter_failure(name: str, error: Exception) -> UpstreamError:

@@ -56,6 +56,7 @@ class Dispatcher:
         if backends is None:
             backends = {name: build_backend(name, item) for name, item in config.backend.items()}
         self._places = {name: Place(backend) for name, backend in backends.items()}
+        self.under_way: set[Dispatched] = set()
         self._rows: set[asyncio.Task[None]] = set()
         self._shadows: set[asyncio.Task[None]] = set()
         self._budgets: dict[str, RetryBudget] = {}
@@ -71,7 +72,9 @@ class Dispatcher:
             raise
 
     async def close(self) -> None:
-        """Cancel shadows, wait for rows under way, then close the backends."""
+        """Cancel shadows, leave rows of open answers, wait for them, then close the backends."""
+        for answer in list(self.under_way):
+            answer.abandon()
         for task in self._shadows:
             task.cancel()
         while tasks := self._shadows | self._rows:
