@@ -204,6 +204,7 @@ def _check_memory(manifest: Manifest, settings: EngineSettings, context: int) ->
     """Refuse what cannot fit into this machine's memory; a device's own is not known here."""
     from fungible.engine.memory import (  # noqa: PLC0415  # numpy, through the model's shape
         available_memory,
+        cache_item,
         loaded_size,
         memory_need,
         require_memory,
@@ -220,5 +221,6 @@ def _check_memory(manifest: Manifest, settings: EngineSettings, context: int) ->
         slots=settings.slots,
         context=context,
         chunk=PREFILL_CHUNK,
+        item=cache_item(settings.variant, target.runtime),
     )
     require_memory(need, available_memory(), slots=settings.slots, context=context)

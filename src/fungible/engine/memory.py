@@ -1,7 +1,7 @@
 """Whether a model and its slots fit into memory, told before anything is loaded.
 
 The estimate is what is known without loading: the variant's files, as large in memory as on disk
-(twice that where a CPU runtime widens half-precision weights to float32), and float32 keys and
+(twice that where a CPU runtime widens half-precision weights to float32), and the keys and
 values of every slot when it is full. What a library needs beside that
 differs, so the estimate is a floor: what does not fit by it does not fit.
 """
@@ -44,8 +44,19 @@ def loaded_size(size: int, variant: str, runtime: str) -> int:
     return 2 * size if widened else size
 
 
+def cache_item(variant: str, runtime: str) -> int:
+    """Bytes of one number in the keys and values; OpenVINO keeps those of `bf16` as they are."""
+    return 2 if (runtime, variant) == ("openvino", "bf16") else _FLOAT32
+
+
 def memory_need(
-    weights: int, config: ModelConfig, *, slots: int, context: int, chunk: int
+    weights: int,
+    config: ModelConfig,
+    *,
+    slots: int,
+    context: int,
+    chunk: int,
+    item: int = _FLOAT32,
 ) -> MemoryNeed:
     """What serving takes at least.
 
@@ -55,8 +66,9 @@ def memory_need(
         slots: Requests held at once.
         context: Tokens per slot.
         chunk: Prompt tokens of one step.
+        item: Bytes of one number in the keys and values.
     """
-    token = 2 * config.layers * config.kv_heads * config.head_dim * _FLOAT32
+    token = 2 * config.layers * config.kv_heads * config.head_dim * item
     # A prompt's step reads a copy of its slot, and holds its own new keys and values.
     return MemoryNeed(
         weights=weights, cache=slots * context * token, workspace=(context + chunk) * token

@@ -7,6 +7,7 @@ import pytest
 from fungible.engine.memory import (
     MemoryNeed,
     available_memory,
+    cache_item,
     loaded_size,
     memory_need,
     require_memory,
@@ -22,6 +23,9 @@ def test_the_need_grows_with_slots_and_context() -> None:
     need = memory_need(1000, CONFIG, slots=3, context=10, chunk=4)
     assert need == MemoryNeed(weights=1000, cache=30 * token, workspace=14 * token)
     assert need.total == 1000 + 44 * token
+    item = cache_item("bf16", "openvino")
+    assert memory_need(0, CONFIG, slots=3, context=10, chunk=4, item=item).cache == 15 * token
+    assert {cache_item("bf16", "onnxruntime"), cache_item("int8", "openvino")} == {4}
 
 
 def test_half_precision_weights_count_as_they_are_loaded() -> None:

@@ -33,8 +33,9 @@ def expect(tokens: list[int]) -> list[float]:
     return [float(np.float32(keys.sum())), float(len(tokens)), float(tokens[-1])]
 
 
-def small_cache(config: ModelConfig = CONFIG) -> SlotCache:
-    return SlotCache(config, RuntimeLimits(slots=SLOTS, context=CONTEXT, vocab=3), run_graph)
+def small_cache(config: ModelConfig = CONFIG, *, steady: bool = False) -> SlotCache:
+    limits = RuntimeLimits(slots=SLOTS, context=CONTEXT, vocab=3)
+    return SlotCache(config, limits, run_graph, steady=steady)
 
 
 def random_keys() -> NDArray[np.float32]:
@@ -42,10 +43,11 @@ def random_keys() -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_slots_come_and_go_in_any_order(seed: int) -> None:
+@pytest.mark.parametrize("steady", [False, True])
+def test_slots_come_and_go_in_any_order(seed: int, steady: bool) -> None:
     """After any calls, a decode step sees each slot's own tokens and no others."""
     rng = np.random.default_rng(seed)
-    cache = small_cache()
+    cache = small_cache(steady=steady)
     held: dict[int, list[int]] = {}
     for _ in range(150):
         slot, other = (int(one) for one in rng.choice(SLOTS, 2, replace=False))
@@ -99,7 +101,7 @@ def test_who_joins_or_leaves_costs_one_row() -> None:
     assert step(0, 2, 3) == 22  # a hole: the last row moves there
     assert step(0, 2, 4) == 60  # joins where another leaves
     assert step(0, 2, 4, 1) == 35
-    assert step(0, 2, 4, 1, 5) == sum(lengths) - lengths[3] - 5  # beyond the capacity: all
+    assert step(0, 2, 4, 1, 5) == 10
     assert step(0, 2, 4, 1, 5, 3) == 23
 
 
@@ -144,3 +146,32 @@ def test_room_grows_at_once_and_shrinks_when_padding_has_cost_a_copy() -> None:
     for _ in range(20):
         rows.prepare([0], [199, 0, 0, 0, 0, 0])
     assert rows.copied == before
+
+
+def test_rows_that_are_kept_idle_until_they_have_cost_a_change() -> None:
+    rows = PackedRows(random_keys(), 3, steady=True)
+    lengths = [9] * SLOTS
+    assert len(rows.prepare(range(SLOTS), lengths).ids) == SLOTS
+    counts = [len(rows.prepare([0, 1], lengths).ids) for _ in range(6)]
+    assert counts == [6, 6, 6, 6, 2, 2]  # four idle rows a step; sixteen are as dear as a change
+    step = rows.prepare([0, 1, 2], lengths)
+    assert len(step.ids) == 3
+    step = rows.prepare([2], lengths)
+    assert step.mask[:, 0, 0].sum(axis=1).tolist() == [10, 1, 1]
+
+
+def test_steps_have_few_lengths_where_shapes_are_kept() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run(step: GraphStep) -> None:
+        seen.append(step.ids.shape)
+        run_graph(step)
+
+    limits = RuntimeLimits(slots=SLOTS, context=CONTEXT, vocab=3)
+    cache = SlotCache(CONFIG, limits, run, steady=True)
+    for slot, count in enumerate((1, 15, 16, 17)):
+        tokens = np.arange(1, count + 1)
+        assert cache.prefill(slot, tokens).tolist() == expect(tokens.tolist())
+    assert seen == [(1, 16), (1, 16), (1, 16), (1, 32)]
+    cache.prefill(5, np.full(CONTEXT - 3, 2))  # padding reaches beyond the last position
+    assert cache.prefill(5, np.array([1, 2, 3]))[1] == CONTEXT

@@ -12,7 +12,8 @@ class GraphStep:
     """The buffers of one call of the graph; inputs are written and outputs read in place.
 
     Attributes:
-        past: Float32 `[2·layers, B, kv_heads, P, head_dim]`; each `past[i]` is contiguous.
+        past: `[2·layers, B, kv_heads, P, head_dim]`, float32 or the bits of bfloat16 (uint16);
+            each `past[i]` is contiguous.
         mask: Boolean `[B, 1, S, P + S]`.
         ids: Tokens, int64 `[B, S]`; `positions` likewise.
         wanted: Rows of the flattened tokens whose logits are wanted, int64 `[N]`.
@@ -22,7 +23,7 @@ class GraphStep:
     """
 
     def __init__(
-        self, past: NDArray[np.float32], mask: NDArray[np.bool_], wanted: list[int], vocab: int
+        self, past: NDArray[Any], mask: NDArray[np.bool_], wanted: list[int], vocab: int
     ) -> None:
         caches, rows, kv_heads, _, head_dim = past.shape
         new = mask.shape[2]
@@ -31,7 +32,7 @@ class GraphStep:
         self.ids = np.zeros((rows, new), np.int64)
         self.positions = np.zeros((rows, new), np.int64)
         self.wanted = np.array(wanted, np.int64)
-        self.added = np.zeros((caches, rows, kv_heads, new, head_dim), np.float32)
+        self.added = np.zeros((caches, rows, kv_heads, new, head_dim), past.dtype)
         self.logits = np.zeros((len(wanted), vocab), np.float32)
         self.bound: Any = None
 
@@ -61,6 +62,6 @@ class GraphStep:
             yield f"new_{name}", array
 
 
-def _named(caches: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _named(caches: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
     for index, array in enumerate(caches):
         yield f"{'value' if index % 2 else 'key'}.{index // 2}", array

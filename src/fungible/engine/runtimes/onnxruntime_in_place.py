@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fungible.artifacts.model_config import ModelConfig
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
+from fungible.engine.runtimes.pages import untouched
 from fungible.engine.runtimes.slot_lengths import SlotLengths
 from fungible.errors import InputError
 
@@ -35,8 +36,7 @@ class InPlaceRuntime:
         self.limits = limits
         self._session: ort.InferenceSession | None = session
         shape = (2 * config.layers, limits.slots, config.kv_heads, limits.context, config.head_dim)
-        # Pages that no token reaches are never touched, so they cost no memory.
-        self._cache = np.zeros(shape, np.float32)
+        self._cache = untouched(shape, np.float32)
         self._lengths = SlotLengths(limits)
         self._rows = list(range(limits.slots))
         # By the number of sequences: bound once, as the first rows never move.

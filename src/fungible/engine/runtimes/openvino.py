@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fungible.artifacts.manifest import load_manifest
 from fungible.artifacts.model_config import ModelConfig
 from fungible.contract.target import Target
@@ -19,6 +22,7 @@ from fungible.errors import ArtifactError, EngineError, InputError, UnavailableE
 # missing. An engine must not do that: OpenVINO then uses the stub that it carries.
 sys.modules.setdefault("openvino_telemetry", cast(Any, None))
 import openvino  # noqa: E402
+from openvino.preprocess import PrePostProcessor  # noqa: E402
 
 _DEVICES: Final = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 _BOILERPLATE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Summary", "-- Conv")
@@ -56,10 +60,12 @@ class OpenVINORuntime(SlotCache):
         core = open_core()
         device = find_device(core, target)
         path = artifact / variant / "model.onnx"
-        model = compile_graph(core, path, device, threads, half=variant == "bf16")
+        half = variant == "bf16" and computes_half(core, device)
+        model = compile_graph(core, path, device, threads, half=half)
         self._request: Any = model.create_infer_request()
         self._bound: GraphStep | None = None
-        super().__init__(config, self.limits, self._execute)
+        dtype = np.uint16 if half else np.float32
+        super().__init__(config, self.limits, self._execute, dtype=dtype, steady=True)
 
     def close(self) -> None:
         """See `Runtime.close`."""
@@ -72,9 +78,8 @@ class OpenVINORuntime(SlotCache):
         try:
             if self._bound is not step:
                 # The request holds the tensors, and they hold the step's arrays.
-                step.bound = [
-                    (name, openvino.Tensor(array, shared_memory=True))
-                    for name, array in (*step.inputs(), *step.outputs())
+                step.bound = step.bound or [
+                    (name, _tensor(array)) for name, array in (*step.inputs(), *step.outputs())
                 ]
                 for name, tensor in step.bound:
                     self._request.set_tensor(name, tensor)
@@ -83,6 +88,13 @@ class OpenVINORuntime(SlotCache):
         except RuntimeError as error:
             self._bound = None
             raise EngineError(f"OpenVINO failed in a step: {reason_of(error)}") from error
+
+
+def _tensor(array: NDArray[Any]) -> Any:  # noqa: ANN401
+    """A tensor in the array's memory; 16 bits are those of bfloat16, which NumPy lacks."""
+    if array.dtype == np.uint16:
+        return openvino.Tensor(array, openvino.Shape(array.shape), openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
 
 
 def _model_config(artifact: Path, variant: str, context: int) -> ModelConfig:
@@ -134,6 +146,11 @@ def find_device(core: Any, target: Target) -> str:  # noqa: ANN401
     return wanted
 
 
+def computes_half(core: Any, device: str) -> bool:  # noqa: ANN401
+    """Whether the device has instructions for bfloat16."""
+    return "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+
+
 def compile_graph(
     core: Any,  # noqa: ANN401
     path: Path,
@@ -149,15 +166,15 @@ def compile_graph(
         path: The graph.
         device: OpenVINO's name of the device.
         threads: CPU threads of a step.
-        half: Compute in bfloat16, where the device has instructions for it.
+        half: Compute in bfloat16, and take and give keys and values in it. Their bits are the
+            same as through float32; only the conversions are gone.
 
     Raises:
         ArtifactError: It cannot be loaded; names the file.
     """
-    able = "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     options: dict[str, Any] = {
         # The default on a CPU with bfloat16 instructions is bfloat16, for every variant.
-        "INFERENCE_PRECISION_HINT": "bf16" if half and able else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
@@ -165,12 +182,25 @@ def compile_graph(
         # Pinned threads of two engines would land on the same cores.
         options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     try:
-        return core.compile_model(core.read_model(path), device, options)
+        model = core.read_model(path)
+        return core.compile_model(_half_cache(model) if half else model, device, options)
     except RuntimeError as error:
         raise ArtifactError(
             f"{path}: OpenVINO cannot load it: {reason_of(error)}",
             hint="check the files with `fungible artifact verify`",
         ) from error
+
+
+def _half_cache(model: Any) -> Any:  # noqa: ANN401
+    """The graph with keys and values in bfloat16 at its edges."""
+    edges = PrePostProcessor(model)
+    for port in model.inputs:
+        if (name := port.get_any_name()).startswith("past_"):
+            edges.input(name).tensor().set_element_type(openvino.Type.bf16)
+    for port in model.outputs:
+        if (name := port.get_any_name()).startswith("new_"):
+            edges.output(name).tensor().set_element_type(openvino.Type.bf16)
+    return edges.build()
 
 
 def reason_of(error: RuntimeError) -> str:

@@ -7,27 +7,33 @@ that joins or leaves costs a copy of one row at most.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungible.engine.runtimes.graph_step import GraphStep
+from fungible.engine.runtimes.pages import untouched
 
 # Room grows in steps: it is made anew rarely and pads little.
 _ROOM = 64
+# Where shapes are kept: a change costs OpenVINO about 10 ms, an idle row 0.6 ms (135M weights).
+_IDLE = 16
 
 
 class PackedRows:
     """Rows for slots of a cache, and the steps over the rows in use.
 
-    The array is `[2·layers, capacity, kv_heads, room, head_dim]`, so the first rows of each layer
-    are contiguous and a graph runs on them where they are. Another capacity or room reads the same
-    memory in another shape; everything is then copied from the cache again. What a row holds
-    beyond its slot's length is left from others: finite numbers, which a mask makes nothing of.
+    The array is `[2·layers, slots, kv_heads, room, head_dim]`, so the first rows of each layer are
+    contiguous and a graph runs on them where they are. Another room reads the same memory in
+    another shape; everything is then copied from the cache again. What a row holds beyond its
+    slot's length is left from others: finite numbers, which a mask makes nothing of.
 
     Args:
         cache: Keys and values of the slots, `[2·layers, slots, kv_heads, context, head_dim]`.
         vocab: Tokens of the vocabulary.
+        steady: Another number of rows costs the graph time: when slots leave, their rows stay in
+            the step, idle, until they have cost as much as going on without them.
 
     Attributes:
         slots: The slot of each row in use.
@@ -35,21 +41,24 @@ class PackedRows:
         copied: Tokens copied from the cache so far.
     """
 
-    def __init__(self, cache: NDArray[np.float32], vocab: int) -> None:
+    def __init__(self, cache: NDArray[Any], vocab: int, *, steady: bool = False) -> None:
         self.slots: list[int] = []
         self.room = 0
         self.copied = 0
         self._cache = cache
         self._vocab = vocab
-        # Untouched pages cost no memory: it is as large as the largest array so far.
-        self._memory = np.zeros(cache.size, np.float32)
+        self._steady = steady
+        self._memory = untouched([cache.size], cache.dtype.type)
         self._filled: list[int] = []  # by row: tokens that it shares with its slot
         self._steps: dict[int, GraphStep] = {}  # by the number of rows
-        self._capacity = 0
         self._padded = 0
+        self._running = 0  # rows of the last step
+        self._idle = 0
 
     def prepare(self, slots: Sequence[int], lengths: Sequence[int]) -> GraphStep:
         """The step that adds a token to each of the slots; row by row they are `self.slots`.
+
+        Rows after these are idle: they look at nothing but a new token that nobody asked for.
 
         Args:
             slots: Distinct slots.
@@ -58,7 +67,7 @@ class PackedRows:
         self._seat(slots)
         held = [lengths[slot] for slot in self.slots]
         self._make_room(held)
-        step = self._step(len(held))
+        step = self._step(self._rows(len(held)))
         for row, (slot, filled, length) in enumerate(
             zip(self.slots, self._filled, held, strict=True)
         ):
@@ -66,14 +75,15 @@ class PackedRows:
                 step.past[:, row, :, filled:length] = self._cache[:, slot, :, filled:length]
                 self._filled[row] = length
                 self.copied += length - filled
-        ends = np.array(held, np.int64)[:, None]
+        ends = np.zeros((len(step.ids), 1), np.int64)
+        ends[: len(held), 0] = held
         step.mask[:, 0, 0, : self.room] = np.arange(self.room) < ends
         step.positions[:] = ends
         return step
 
     def append(self) -> None:
         """Keep the last step's new keys and values, here and in the slots."""
-        step = self._step(len(self.slots))
+        step = self._step(self._running)
         for row, (slot, length) in enumerate(zip(self.slots, self._filled, strict=True)):
             added = step.added[:, row, :, 0]
             self._cache[:, slot, :, length] = added
@@ -103,28 +113,33 @@ class PackedRows:
 
     def _make_room(self, held: Sequence[int]) -> None:
         """Grow when it must; shrink the room when padding has cost what copying would."""
-        _, most, _, context, _ = self._cache.shape
+        context = self._cache.shape[3]
         rows = len(held)
         need = min(-(-(max(held) + 1) // _ROOM) * _ROOM, context)
         wasteful = need < self.room and self._padded > sum(held)
-        if need > self.room or rows > self._capacity or wasteful:
-            # Doubled, so few joins copy all; not all slots, as pages are larger than rows.
-            self._capacity = max(self._capacity, min(1 << (rows - 1).bit_length(), most))
+        if need > self.room or wasteful:
             self.room = need
             self._filled = [0] * rows
             self._steps.clear()
             self._padded = 0
         self._padded += (self.room - need) * rows
 
+    def _rows(self, wanted: int) -> int:
+        spare = self._running - wanted
+        if not self._steady or spare < 0 or self._idle + spare > _IDLE:
+            self._running, self._idle = wanted, 0
+            return wanted
+        self._idle += spare
+        return self._running
+
     def _step(self, rows: int) -> GraphStep:
         """The step over the first rows, bound once for as long as the room stays."""
         if rows not in self._steps:
-            caches, _, kv_heads, _, head_dim = self._cache.shape
-            capacity = self._capacity
-            if capacity not in self._steps:
-                shape = (caches, capacity, kv_heads, self.room, head_dim)
+            caches, slots, kv_heads, _, head_dim = self._cache.shape
+            if slots not in self._steps:
+                shape = (caches, slots, kv_heads, self.room, head_dim)
                 past = self._memory[: prod(shape)].reshape(shape)
-                mask = np.ones((capacity, 1, 1, self.room + 1), np.bool_)
-                self._steps[capacity] = GraphStep(past, mask, list(range(capacity)), self._vocab)
-            self._steps.setdefault(rows, self._steps[capacity].first(rows))
+                mask = np.ones((slots, 1, 1, self.room + 1), np.bool_)
+                self._steps[slots] = GraphStep(past, mask, list(range(slots)), self._vocab)
+            self._steps.setdefault(rows, self._steps[slots].first(rows))
         return self._steps[rows]

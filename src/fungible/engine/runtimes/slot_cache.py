@@ -15,8 +15,12 @@ from fungible.artifacts.model_config import ModelConfig
 from fungible.engine.runtimes.base import Logits, RuntimeLimits
 from fungible.engine.runtimes.graph_step import GraphStep
 from fungible.engine.runtimes.packed_rows import PackedRows
+from fungible.engine.runtimes.pages import untouched
 from fungible.engine.runtimes.slot_lengths import SlotLengths
 from fungible.errors import InputError
+
+# Where shapes are kept, prompts are run in multiples of so many tokens.
+_GRAIN = 16
 
 
 class SlotCache:
@@ -26,19 +30,28 @@ class SlotCache:
         config: The model's shape.
         limits: Slots, context and vocabulary.
         run: Executes the graph on a step's buffers.
+        dtype: Of keys and values: float32, or uint16 for the bits of bfloat16.
+        steady: A shape that the graph has not just run costs it time. Pieces of prompts are then
+            padded to few lengths, with tokens that no other sees, and batches shrink with delay.
     """
 
     def __init__(
-        self, config: ModelConfig, limits: RuntimeLimits, run: Callable[[GraphStep], None]
+        self,
+        config: ModelConfig,
+        limits: RuntimeLimits,
+        run: Callable[[GraphStep], None],
+        *,
+        dtype: type[np.generic] = np.float32,
+        steady: bool = False,
     ) -> None:
         self._limits = limits
         self._run = run
+        self._grain = _GRAIN if steady else 1
         shape = (2 * config.layers, limits.slots, config.kv_heads, limits.context, config.head_dim)
-        # Zeros, not garbage: masked positions are still multiplied. Pages that no token
-        # reaches are never touched, so they cost no memory.
-        self._cache = np.zeros(shape, np.float32)
+        # Zeros, not garbage: masked positions are still multiplied.
+        self._cache = untouched(shape, dtype)
         self._lengths = SlotLengths(limits)
-        self._packed = PackedRows(self._cache, limits.vocab)
+        self._packed = PackedRows(self._cache, limits.vocab, steady=steady)
 
     def prefill(self, slot: int, tokens: NDArray[np.int64]) -> Logits:
         """See `Runtime.prefill`.
@@ -112,13 +125,14 @@ class SlotCache:
             raise InputError("no tokens to prefill", hint="a prompt has at least one token")
         self._lengths.require_room(slot, len(tokens))
         past, count = self._lengths[slot], len(tokens)
-        ahead = np.tril(np.ones((count, count), np.bool_))
-        mask = np.concatenate([np.ones((count, past), np.bool_), ahead], axis=1)
+        padded = -(-count // self._grain) * self._grain
+        ahead = np.tril(np.ones((padded, padded), np.bool_))
+        mask = np.concatenate([np.ones((padded, past), np.bool_), ahead], axis=1)
         held = np.ascontiguousarray(self._cache[:, slot : slot + 1, :, :past])
         step = GraphStep(held, mask[None, None], wanted, self._limits.vocab)
-        step.ids[0] = tokens
-        step.positions[0] = np.arange(past, past + count)
+        step.ids[0, :count] = tokens
+        step.positions[0] = np.minimum(np.arange(past, past + padded), self._limits.context - 1)
         self._run(step)
-        self._cache[:, slot, :, past : past + count] = step.added[:, 0]
+        self._cache[:, slot, :, past : past + count] = step.added[:, 0, :, :count]
         self._lengths[slot] = past + count
         return step.logits
