@@ -20,9 +20,12 @@ LOAD_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-# Idle threads that spin would take the cores from the other engines of the machine.
 _SETTINGS = {
-    "session.intra_op.allow_spinning": "0",
+    # A decode step is hundreds of products of some microseconds: threads that slept between them
+    # would wake for longer than they work. They spin during a step only: idle threads that did
+    # would take the cores from the other engines of the machine.
+    "session.intra_op.allow_spinning": "1",
+    "session.force_spinning_stop": "1",
     "session.inter_op.allow_spinning": "0",
     # Integer products take activations in 8 bits as well; 1 would keep them in float32,
     # which has no fast kernel (five times slower on x86).

@@ -19,7 +19,7 @@ class ONNXEncoder:
         artifact: Artifact directory.
         variant: A variant that its manifest lists.
         target: `onnxruntime:cpu`.
-        threads: Of one batch; idle ones sleep.
+        threads: Of one batch; between batches they sleep.
 
     Raises:
         ArtifactError: The graph or its weights cannot be loaded.

@@ -36,7 +36,7 @@ def open_onnxruntime(
         target: `onnxruntime:cpu`.
         slots: Requests held at once.
         context: Tokens per slot.
-        threads: Threads of one step; idle ones sleep.
+        threads: Threads of one step; between steps they sleep.
 
     Raises:
         ArtifactError: The variant is missing or cannot be loaded.
