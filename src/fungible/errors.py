@@ -29,6 +29,7 @@
         │   └── QueueTimeoutError   HTTP 503  no slot of the backend became free in time
         ├── UpstreamTimeoutError    HTTP 504  transient
         ├── UpstreamConnectError    HTTP 502  transient
+        │   └── UpstreamLostError   HTTP 502  transient  it may have done the work all the same
         ├── UpstreamSetupError      HTTP 502  transient  our key or model name is wrong there
         ├── UpstreamRejectedError   as it said, terminal
         ├── StreamBrokenError       HTTP 502  terminal once a token went out
@@ -260,10 +261,16 @@ class UpstreamTimeoutError(UpstreamError):
 
 
 class UpstreamConnectError(UpstreamError):
-    """The backend could not be reached, or closed before it answered."""
+    """The backend could not be reached, or answered nothing that makes sense."""
 
     code = "upstream_unreachable"
     transient = True
+
+
+class UpstreamLostError(UpstreamConnectError):
+    """The connection was lost after the request may have been sent, and before an answer."""
+
+    code = "upstream_lost"
 
 
 class UpstreamSetupError(UpstreamError):

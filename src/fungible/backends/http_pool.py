@@ -19,12 +19,20 @@ from fungible.errors import (
     UnavailableError,
     UpstreamConnectError,
     UpstreamError,
+    UpstreamLostError,
     UpstreamTimeoutError,
 )
 from fungible.http.client import Answer as HTTPAnswer
 from fungible.http.client import Client, header_lines
+from fungible.http.errors import ConnectionBrokenError, MalformedAnswerError
 
 _ERROR_BYTES = 4096
+_AFTER_CONNECTING = (
+    ConnectionBrokenError,
+    ConnectionResetError,
+    BrokenPipeError,
+    MalformedAnswerError,
+)
 MOST_BODY_BYTES = 256 << 20
 _SECRET_HEADERS = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "x-amz-security-token"}
@@ -110,11 +118,13 @@ class HTTPPool:
             if not 200 <= answer.status < 300:
                 raise await answer.refusal()
             if answer.content_type != wanted:
-                raise UpstreamConnectError(
+                strange = UpstreamConnectError(
                     f"{self.backend} answered {answer.content_type or 'without a type'}, "
                     f"not {wanted}",
                     hint=f"check backend.{self.backend}.url: does that server speak this API?",
                 )
+                strange.upstream_status = answer.status
+                raise strange
         except BaseException:
             response.close()
             raise
@@ -143,6 +153,8 @@ class HTTPPool:
         if isinstance(error, TimeoutError):
             return UpstreamTimeoutError(f"{self.backend} did not answer in time")
         reason = str(error) or type(error).__name__
+        if isinstance(error, _AFTER_CONNECTING):
+            return UpstreamLostError(f"{self.backend} was lost before it answered: {reason}")
         return UpstreamConnectError(f"{self.backend} cannot be reached: {reason}")
 
 

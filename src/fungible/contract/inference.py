@@ -1,6 +1,6 @@
 """One request as it travels from the edge to a backend, and what comes back."""
 
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, Protocol, TypeGuard
 
 import msgspec
 
@@ -27,6 +27,18 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
+class Witness(Protocol):
+    """Sees a request's attempts come and go; it must not block or raise."""
+
+    def began(self) -> None:
+        """An attempt is about to be sent."""
+        ...
+
+    def ended(self, row: Any) -> None:  # noqa: ANN401  # an AttemptEvent; it is defined above us
+        """It is over, with this `AttemptEvent`."""
+        ...
+
+
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the client sent, plus what the gateway knows about it.
 
@@ -38,6 +50,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         kind: Why the request is made; only `serve` answers a client.
         run_id: The eval, bench or migration run it belongs to, or empty.
         item_id: The suite item or trace row it belongs to, or empty.
+        witness: Who is told of every attempt, such as the request's grant.
     """
 
     request_id: str
@@ -49,6 +62,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind = "serve"
     run_id: str = ""
     item_id: str = ""
+    witness: Witness | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

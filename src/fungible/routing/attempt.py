@@ -10,7 +10,7 @@ from fungible.backends.base import Reply
 from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Status
 from fungible.contract.ids import new_id
-from fungible.contract.inference import InferenceRequest
+from fungible.contract.inference import InferenceRequest, Witness
 from fungible.contract.sse import split_frames
 from fungible.errors import (
     FungibleError,
@@ -75,6 +75,7 @@ class Attempt:
         self.done = False
         self._hide_usage = False
         self._slot_of: str | None = None
+        self._witness: Witness | None = None
 
     async def open(self) -> None:
         """Send, and read as far as the first token (the whole body if it is not streamed).
@@ -86,6 +87,9 @@ class Attempt:
         """
         await self._enter()
         self._started_ns = time.time_ns()
+        if (witness := self.request.witness) is not None:
+            self._witness = witness
+            witness.began()
         streamed = self.request.stream
         try:
             async with asyncio.timeout_at(self._token_by if streamed else self._deadline):
@@ -191,6 +195,8 @@ class Attempt:
                 said = error.upstream_status if isinstance(error, UpstreamError) else 0
                 self.http_status = self.http_status or said or error.status
             self.event = self._describe()
+            if self._witness is not None:
+                self._witness.ended(self.event)
         return self.event
 
     def _describe(self) -> AttemptEvent:

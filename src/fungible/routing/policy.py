@@ -61,7 +61,9 @@ def shadow_of(request: InferenceRequest, shadow: Shadow) -> InferenceRequest:
     body = request.body
     if not shadow.tools:
         body = {key: value for key, value in body.items() if key not in _TOOL_FIELDS}
-    return msgspec.structs.replace(request, kind="shadow", run_id=shadow.migration_id, body=body)
+    return msgspec.structs.replace(
+        request, kind="shadow", run_id=shadow.migration_id, body=body, witness=None
+    )
 
 
 def unit_hash(text: str) -> float:
