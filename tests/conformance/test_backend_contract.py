@@ -89,7 +89,8 @@ async def read(reply: Reply) -> list[bytes]:
 
 
 def test_every_installed_kind_is_tested_here() -> None:
-    assert set(kinds()) == set(TESTED), "add the new kind to this suite"
+    tested = {name.partition(",")[0] for name in TESTED}
+    assert set(kinds()) == tested, "add the new kind to this suite"
 
 
 async def test_a_whole_answer_comes_once(bench: Bench) -> None:
@@ -189,7 +190,9 @@ async def test_it_is_healthy(bench: Bench) -> None:
 
 
 def test_an_unknown_option_is_named(bench: Bench) -> None:
-    settings = BackendSettings(kind=bench.kind, url="http://x/v1", options={"speling": 1})
+    settings = BackendSettings(
+        kind=bench.kind.partition(",")[0], url="http://x/v1", options={"speling": 1}
+    )
     with pytest.raises(ConfigError, match=r"backend\.b\.options.*speling"):
         build_backend("b", settings)
 

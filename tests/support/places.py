@@ -1,4 +1,4 @@
-"""Every kind of backend beside a loopback server that speaks its vendor's wire."""
+"""Every kind of backend, once for each wire it has, beside a server that speaks it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from support.aws_upstream import BedrockUpstream, SageMakerUpstream
 from support.azure_upstream import AzureUpstream
 from support.forms import ChatForm, Form, MessagesForm
 from support.upstream import Upstream
+from support.vertex_upstream import VertexUpstream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ AWS = {
     "AWS_CONFIG_FILE": "/dev/null",
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
+
+GOOGLE = {"GOOGLE_KEY": "google-canary"}
 
 PLACES: dict[str, Place] = {
     "openai_http": Place(
@@ -68,4 +71,20 @@ PLACES: dict[str, Place] = {
         ),
         environment=AWS,
     ),
+    "vertex": Place(
+        upstream=VertexUpstream,
+        settings=lambda root: _vertex(root, {"project": "my-project"}),
+        environment=GOOGLE,
+    ),
+    "vertex, gemini": Place(
+        upstream=VertexUpstream,
+        settings=lambda root: _vertex(root, {"api": "gemini"}),
+        environment=GOOGLE,
+    ),
 }
+
+
+def _vertex(root: str, options: dict[str, str]) -> BackendSettings:
+    return BackendSettings(
+        kind="vertex", url=root, api_key_env="GOOGLE_KEY", model="gemini", options=options
+    )

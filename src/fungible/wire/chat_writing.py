@@ -21,9 +21,17 @@ class ChatWriter:
         options = request.body.get("stream_options")
         self._usage_wanted = bool(options.get("include_usage")) if options else False
 
-    def delta(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def delta(
+        self,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> bytes:
         """One chunk as an event."""
-        return self._event([{"index": 0, "delta": delta, "finish_reason": finish}])
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
+        if logprobs:
+            choice["logprobs"] = {"content": logprobs}
+        return self._event([choice])
 
     def usage(self, usage: dict[str, Any] | None) -> bytes:
         """The chunk that carries token counts alone; empty where nobody asked for it."""
@@ -35,15 +43,20 @@ class ChatWriter:
             body["usage"] = usage
         return encode_frame(msgspec.json.encode(body))
 
-    def whole(self, message: dict[str, Any], finish: str, usage: dict[str, Any] | None) -> bytes:
+    def whole(
+        self,
+        message: dict[str, Any],
+        finish: str,
+        usage: dict[str, Any] | None,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> bytes:
         """A completed answer."""
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "content": None} | message,
+            "logprobs": {"content": logprobs} if logprobs else None,
             "finish_reason": finish,
         }
-        if "logprobs" in message:
-            choice["logprobs"] = choice["message"].pop("logprobs")
         body: dict[str, Any] = {"object": "chat.completion", **self._head, "choices": [choice]}
         if usage is not None:
             body["usage"] = usage
