@@ -6,8 +6,11 @@ import msgspec
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from hypothesis import strategies as st
+from openai import omit
 from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from fungible.contract.sse import FrameSplitter
@@ -145,3 +148,27 @@ def rebuilt_completion(stream: bytes) -> ChatCompletion:
     for body in bodies(stream):
         state.handle_chunk(ChatCompletionChunk.model_validate(body))
     return ChatCompletion.model_validate(state.current_completion_snapshot.to_dict())
+
+
+_response_event: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+def rebuilt_response(stream: bytes) -> Response:
+    """What the openai SDK makes of a stream; every event must be one of its types, in order."""
+    state: ResponseStreamState[Any] = ResponseStreamState(input_tools=omit, text_format=omit)
+    last: Any = None
+    for number, body in enumerate(bodies(stream)):
+        last = _response_event.validate_python(body)
+        assert last.sequence_number == number
+        state.handle_event(last)
+    response = Response.model_validate(last.response.to_dict())
+    grown = [state._output_items[at] for at in range(len(response.output))]
+    assert [_told(item) for item in grown] == [_told(item) for item in response.output]
+    return response
+
+
+def _told(item: Any) -> tuple[Any, ...]:
+    """What deltas add to an item."""
+    if item.type == "message":
+        return tuple(part.text for part in item.content if part.type == "output_text")
+    return (item.name, item.call_id, item.arguments) if item.type == "function_call" else ()

@@ -8,6 +8,8 @@ from fungible.errors import UnsupportedError
 from fungible.wire.chat_on_messages.bridge import ChatOnMessages
 from fungible.wire.count_on_tokenize import CountOnTokenize
 from fungible.wire.messages_on_chat.bridge import MessagesOnChat
+from fungible.wire.responses_on_chat.bridge import ResponsesOnChat
+from fungible.wire.responses_on_messages import ResponsesOnMessages
 
 
 class Bridge(Protocol):
@@ -46,6 +48,8 @@ class Bridge(Protocol):
 BRIDGES: dict[tuple[Endpoint, Endpoint], Callable[[InferenceRequest], Bridge]] = {
     ("chat/completions", "messages"): ChatOnMessages,
     ("messages", "chat/completions"): MessagesOnChat,
+    ("responses", "chat/completions"): ResponsesOnChat,
+    ("responses", "messages"): ResponsesOnMessages,
     ("messages/count_tokens", "tokenize"): CountOnTokenize,
 }
 

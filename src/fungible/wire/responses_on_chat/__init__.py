@@ -1,0 +1,1 @@
+"""Clients that speak OpenAI's Responses, on backends that speak chat."""
