@@ -25,6 +25,10 @@ def check_config(config: Config, where: str) -> None:
         _check_route(f"{where}: route.{model}", route, config)
     if config.gateway.max_shadows < 0:
         raise ConfigError(f"{where}: gateway.max_shadows must not be negative")
+    if not 1 <= config.gateway.workers <= 64:
+        raise ConfigError(f"{where}: gateway.workers must be between 1 and 64")
+    if config.gateway.drain_timeout_s <= 0:
+        raise ConfigError(f"{where}: gateway.drain_timeout_s must be above 0")
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
     of_keys = {name: key.limits for name, key in config.key.items() if key.limits}

@@ -1,12 +1,20 @@
 """The records behind `fungible.toml`, one a table. Frozen, with their defaults."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+ClientGone = Literal["cancel", "drain"]
+
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The data plane's address and limits (seconds, bytes)."""
+    """The data plane's address and limits (seconds, bytes).
+
+    Attributes:
+        workers: Processes that share the port.
+        on_client_gone: Whether a call whose client left is cancelled, or read to its end
+            for its token counts, for at most `drain_timeout_s`.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -14,6 +22,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     total_timeout_s: float = 300.0
     max_body_bytes: int = 10_000_000
     max_shadows: int = 64
+    workers: int = 1
+    on_client_gone: ClientGone = "cancel"
+    drain_timeout_s: float = 60.0
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +107,7 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     retries: int = 1
     retry_budget: float = 0.2
     retry_min_per_s: float = 1.0
+    on_client_gone: ClientGone | None = None
 
 
 class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,7 @@
-"""The gateway as an ASGI application: the contract that product code sees."""
+"""The gateway as an ASGI application: the contract that product code sees.
+
+Who is asking is settled before anything else: only `OPEN` paths are answered without a key.
+"""
 
 import asyncio
 import contextlib
@@ -6,93 +9,112 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import msgspec
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from fungible.config import Config
 from fungible.contract.openai import ModelCard, ModelList
-from fungible.errors import FungibleError, RequestError, UpstreamError
+from fungible.errors import ClientGoneError, FungibleError, RequestError
 from fungible.gateway.auth import KeyRing
-from fungible.gateway.chat import ChatCompletions
+from fungible.gateway.call import Call
+from fungible.gateway.endpoints import ENDPOINTS
+from fungible.gateway.inference import Inference
 from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Call], Awaitable[None]]
+OPEN = frozenset({"/health"})
 
 
-def build_gateway(config: Config, dispatcher: Dispatcher, spool: SpoolWriter) -> Starlette:
+class Gateway:
     """The application. It starts and closes `dispatcher`, and closes `spool` last."""
-    keys, routes = KeyRing(config), RouteWatcher(config)
-    chat = ChatCompletions(keys, routes, dispatcher, config.gateway.max_body_bytes)
 
-    async def models(request: Request) -> Response:
-        _, key = keys.authenticate(request.headers.get("authorization"))
-        now = int(time.time())
-        names = [name for name in routes.table.routes if not key.models or name in key.models]
-        return _json(ModelList(data=[ModelCard(id=name, created=now) for name in sorted(names)]))
+    def __init__(self, config: Config, dispatcher: Dispatcher, spool: SpoolWriter) -> None:
+        self._keys = KeyRing(config)
+        self._routes = RouteWatcher(config)
+        self._dispatcher = dispatcher
+        self._spool = spool
+        self._inference = Inference(config, self._routes, dispatcher)
+        self._reads: dict[str, Handler] = {"/health": self._health, "/v1/models": self._models}
 
-    async def health(_: Request) -> Response:
-        return _json({"status": "ok", "route_version": routes.table.version})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the server's own start and stop."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        endpoint = ENDPOINTS.get(scope["path"])
+        call = Call(scope, receive, send, endpoint.format if endpoint else None)
+        try:
+            await self._serve(call)
+        except ClientGoneError as error:
+            log.debug("%s: %s", call.request_id, error.message)
+        except FungibleError as error:
+            await call.fail(error)
+        except Exception as error:  # whatever it is, the client gets an answer
+            log.error("unexpected failure", exc_info=error)
+            await call.fail(FungibleError("the gateway failed unexpectedly; see its log"))
+
+    async def _serve(self, call: Call) -> None:
+        path, method = call.scope["path"], call.scope["method"]
+        if path not in OPEN:
+            call.key_name, call.key = self._keys.authenticate(
+                call.header(b"authorization"), call.header(b"x-api-key")
+            )
+        endpoint = ENDPOINTS.get(path)
+        if endpoint is not None:
+            if method != "POST":
+                raise _not_served("Method Not Allowed.", 405)
+            await self._inference.answer(call, endpoint)
+            return
+        handler = self._reads.get(path)
+        if handler is None:
+            raise _not_served("Not Found.", 404)
+        if method not in ("GET", "HEAD"):
+            raise _not_served("Method Not Allowed.", 405)
+        await handler(call)
+
+    async def _health(self, call: Call) -> None:
+        await call.json({"status": "ok", "route_version": self._routes.table.version})
+
+    async def _models(self, call: Call) -> None:
+        now, allowed = int(time.time()), call.key.models
+        names = [name for name in self._routes.table.routes if not allowed or name in allowed]
+        await call.json(ModelList(data=[ModelCard(id=name, created=now) for name in sorted(names)]))
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await dispatcher.start()
-        following = asyncio.create_task(routes.follow())
+    async def running(self) -> AsyncIterator[None]:
+        """Open the backends and follow the routes; at the end, leave no row behind."""
+        await self._dispatcher.start()
+        following = asyncio.create_task(self._routes.follow())
         try:
             yield
         finally:
             following.cancel()
-            await dispatcher.close()
-            await asyncio.to_thread(spool.close)
+            await self._dispatcher.close()
+            await asyncio.to_thread(self._spool.close)
 
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", _endpoint(chat), methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/health", health),
-        ],
-        exception_handlers={
-            FungibleError: _fungible_error,
-            HTTPException: _http_error,
-            Exception: _internal_error,
-        },
-        lifespan=lifespan,
-    )
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """The server's start and stop (ASGI specification, lifespan protocol)."""
+        await receive()
+        try:
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except FungibleError as error:
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
 
 
-def _endpoint(chat: ChatCompletions) -> Endpoint:
-    # Starlette takes callable objects for raw ASGI applications; a function it hands a request.
-    async def chat_completions(request: Request) -> Response:
-        return await chat(request)
-
-    return chat_completions
+def build_gateway(config: Config, dispatcher: Dispatcher, spool: SpoolWriter) -> Gateway:
+    """The application for a configuration."""
+    return Gateway(config, dispatcher, spool)
 
 
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-async def _fungible_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, FungibleError)  # noqa: S101  # registered for this class
-    answer = _json(error.to_openai(), error.status)
-    if isinstance(error, UpstreamError) and error.retry_after_s is not None:
-        answer.headers["retry-after"] = f"{error.retry_after_s:g}"
-    return answer
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class
-    body = RequestError(f"{error.detail}.", hint="this gateway serves /v1/chat/completions")
-    return _json(body.to_openai(), error.status_code)
-
-
-async def _internal_error(_: Request, error: Exception) -> Response:
-    log.error("unexpected failure", exc_info=error)
-    return _json(FungibleError("the gateway failed unexpectedly; see its log").to_openai(), 500)
+def _not_served(what: str, status: int) -> RequestError:
+    paths = ", ".join([*ENDPOINTS, "/v1/models"])
+    error = RequestError(what, hint=f"this gateway serves {paths}")
+    error.status = status
+    return error

@@ -26,11 +26,16 @@ class Recorder(Protocol):
 
 
 class Dispatched:
-    """An answer that has begun. Read `chunks` to the end, or call `aclose`.
+    """An answer that has begun. `pull` it until it has `ended`, or call `aclose`.
 
     Attributes:
         status: HTTP status, 200 here: failures before the first token are raised instead.
         backend: Who answers.
+        streamed: Whether it is server-sent events; otherwise the whole comes at once.
+        dropped: Fields of the request that the backend was not sent.
+        ended: Whether everything was pulled.
+        abandoned: Set by the reader when its client is gone: the row then says `cancelled`,
+            however far the answer is read.
         attempt: The row, on disk, once the body was read to its end; `None` before.
     """
 
@@ -39,28 +44,39 @@ class Dispatched:
     def __init__(self, attempt: Attempt, recorder: Recorder) -> None:
         self.content_type = attempt.content_type
         self.backend = attempt.place.name
+        self.streamed = attempt.request.stream
+        self.dropped = attempt.dropped
+        self.ended = False
+        self.abandoned = False
         self.attempt: AttemptEvent | None = None
         self._attempt = attempt
+        self._early = iter(attempt.early if self.streamed else ())
         self._recorder = recorder
         recorder.under_way.add(self)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body: server-sent events for a stream, else the whole at once.
+    async def pull(self) -> bytes:
+        """The next piece of the body: events of a stream, or the whole. Empty after the end.
+
+        The row is on disk before the last piece is returned.
 
         Raises:
             UpstreamError: The upstream broke off or fell silent; nothing says `[DONE]` then.
             DiskError: The row could not be written; the end of the answer is withheld.
         """
+        if self.ended:
+            return b""
         attempt = self._attempt
         try:
-            if attempt.request.stream:
-                for events in attempt.early:
-                    yield events
+            if self.streamed:
+                for events in self._early:
+                    return events
                 while not attempt.done:
                     if events := await attempt.more():
-                        yield events
+                        return events
             await self._commit()
-            yield attempt.last if attempt.request.stream else b"".join(attempt.early)
+            self.ended = True
+            await attempt.close()
+            return attempt.last if self.streamed else b"".join(attempt.early)
         except UpstreamError as error:
             await self._broken(error)
             raise
@@ -70,11 +86,17 @@ class Dispatched:
             failure = adapter_failure(self.backend, error)
             await self._broken(failure)
             raise failure from error
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The pieces of the body; raises what `pull` raises."""
+        try:
+            while not self.ended:
+                yield await self.pull()
         finally:
             await self.aclose()
 
     async def _commit(self) -> None:
-        event = self._attempt.finish("ok")
+        event = self._attempt.finish("cancelled" if self.abandoned else "ok")
         self._attempt.place.breaker.succeeded()
         await self._recorder.record(event)
         self.attempt = event

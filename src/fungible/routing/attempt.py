@@ -10,7 +10,7 @@ from fungible.backends.base import Reply
 from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Status
 from fungible.contract.ids import new_id
-from fungible.contract.inference import InferenceRequest, Witness
+from fungible.contract.inference import InferenceRequest, Usage, Witness
 from fungible.contract.sse import split_frames
 from fungible.errors import (
     FungibleError,
@@ -18,6 +18,7 @@ from fungible.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from fungible.routing.deadline import Deadline
 from fungible.routing.place import Place
 from fungible.routing.slots import RANKS
 from fungible.wire.bridge import bridge_for
@@ -71,6 +72,7 @@ class Attempt:
         self._token_by = min(began + config.gateway.first_token_timeout_s, self._deadline)
         self._reply: Reply | None = None
         self._body: AsyncIterator[bytes] | None = None
+        self._timer: Deadline | None = None
         self.early: list[bytes] = []
         self.done = False
         self._hide_usage = False
@@ -156,8 +158,10 @@ class Attempt:
         return self._shown(await self._next(self._body))
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
+        if self._timer is None:
+            self._timer = Deadline(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            with self._timer:
                 return await anext(body)
         except TimeoutError as error:
             raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
@@ -168,23 +172,29 @@ class Attempt:
     def _shown(self, chunk: bytes) -> bytes:
         """Look at whole events: those that the client may see now, in its own format."""
         shown: list[bytes] = []
+        observe, bridge, unchanged = self.seen.event, self._bridge, True
         for frame in split_frames(chunk):
             try:
-                seen = self.seen.event(frame)
+                seen = observe(frame)
             except UpstreamError as error:
                 if not shown:
                     raise
                 self._broken = error  # first what came before it
+                unchanged = False
                 break
-            if seen is Seen.HIDE and self._hide_usage and self._bridge is None:
+            if bridge is None and seen is Seen.SHOW:
+                shown.append(frame)
                 continue
-            out = frame if self._bridge is None else self._bridge.event(frame)
+            unchanged = False
+            if bridge is None and seen is Seen.HIDE and self._hide_usage:
+                continue
+            out = frame if bridge is None else bridge.event(frame)
             if seen is Seen.END:
                 self.done = True
                 self.last = out
                 break
             shown.append(out)
-        return b"".join(shown)
+        return chunk if unchanged else b"".join(shown)
 
     def finish(self, status: Status, error: FungibleError | None = None) -> AttemptEvent:
         """The row. The first call decides; later ones return the same."""
@@ -201,7 +211,7 @@ class Attempt:
 
     def _describe(self) -> AttemptEvent:
         request, seen, settings = self.request, self.seen, self.place.settings
-        who, engine, usage = request.attribution, settings.engine, self.seen.usage
+        who, engine, usage = request.attribution, settings.engine, self._usage()
         answered = seen.begun or self.status == "ok"
         return AttemptEvent(
             attempt_id=self._id,
@@ -246,8 +256,21 @@ class Attempt:
             output_chars=seen.chars if answered else None,
         )
 
+    def _usage(self) -> Usage:
+        """As reported; for a stream cut before its report, what was seen of it.
+
+        Servers send about one token an event. What the prompt took stays unknown.
+        """
+        seen = self.seen
+        cut = self.status in ("cancelled", "interrupted")
+        if seen.usage.source == "none" and cut and seen.pieces:
+            return Usage(out_visible=seen.pieces, source="estimated")
+        return seen.usage
+
     async def close(self) -> None:
         """Free the backend's slot and the connection; cancels the call if it still runs."""
+        if self._timer is not None:
+            self._timer.stop()
         holder, self._slot_of = self._slot_of, None
         if holder is not None:
             self.place.slots.leave(holder)

@@ -31,6 +31,7 @@ class Observer:
         usage: As reported by the backend; its source is `none` until it reports.
         finish_reason: As reported; empty until then.
         chars: Length of the answer's text so far.
+        pieces: How many pieces that text came in: about its tokens, in a stream.
         begun: Whether there is anything to show to a client.
     """
 
@@ -39,6 +40,7 @@ class Observer:
         self.usage = Usage()
         self.finish_reason = ""
         self.chars = 0
+        self.pieces = 0
         self.begun = False
         self._hash = hashlib.sha256()
 
@@ -62,6 +64,7 @@ class Observer:
         """Count and hash what the answer says."""
         self.begun = True
         self.chars += len(text)
+        self.pieces += 1
         self._hash.update(text.encode("utf-8", "surrogatepass"))
 
     def stamp(self) -> None:

@@ -19,7 +19,7 @@ def serving(tmp_path: Path) -> Make:
     @contextlib.asynccontextmanager
     async def make(**fields: Any) -> AsyncIterator[GatewayInProcess]:
         gateway = GatewayInProcess(Config(home=str(tmp_path), **fields))
-        async with gateway.app.router.lifespan_context(gateway.app):
+        async with gateway.app.running():
             yield gateway
 
     return make

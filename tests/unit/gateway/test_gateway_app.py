@@ -1,6 +1,7 @@
 """What a client of the gateway gets, right and wrong."""
 
 import hashlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -66,6 +67,40 @@ async def test_a_bad_key_gets_nothing(serving: Make, secret: str, words: str) ->
             assert words in error["message"]
             assert "fk-wrong" not in error["message"]
         assert gateway.rows() == []
+
+
+async def test_without_a_key_nobody_learns_what_is_served(serving: Make) -> None:
+    async with serving(backend=NULL, route=ROUTES, key=KEYS) as gateway:
+        for path, get in (("/v1/nothing", False), ("/v1/models", False), ("/v1/nothing", True)):
+            assert (await gateway.call(path=path, get=get).done()).status == 401
+        assert (await gateway.call(path="/health", get=True).done()).status == 200
+
+
+PRICES = """\
+key,unit,leaf,price,currency
+a,1M_tokens,input,3,USD
+a,1M_tokens,output,15.000001,USD
+"""
+
+
+async def test_a_whole_answer_says_what_it_cost_and_that_its_row_is_kept(
+    serving: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "prices.csv").write_text(PRICES)
+    async with serving(backend=NULL, route=ROUTES) as gateway:
+        whole, stream = await gateway.ask(), await gateway.ask(stream=True)
+    assert whole.headers["x-fungible-ledger"] == "durable"
+    # One token in, two out.
+    assert whole.headers["x-fungible-cost"] == "0.000033000002 USD"
+    assert stream.headers["x-fungible-ledger"] == "pending"
+    assert "x-fungible-cost" not in stream.headers
+
+
+async def test_a_cost_that_is_not_known_is_not_said(serving: Make, tmp_path: Path) -> None:
+    (tmp_path / "prices.csv").write_text(PRICES)
+    silent = {"a": BackendSettings(kind="null", options={"usage": False})}
+    async with serving(backend=silent, route=ROUTES) as gateway:
+        assert "x-fungible-cost" not in (await gateway.ask()).headers
 
 
 async def test_a_key_sees_only_its_models(serving: Make) -> None:
@@ -161,7 +196,7 @@ async def test_a_body_that_is_too_large_is_not_read(serving: Make) -> None:
 
 async def test_paths_and_methods_that_are_not_served(serving: Make) -> None:
     async with serving(backend=NULL, route=ROUTES) as gateway:
-        missing = await gateway.call(path="/v1/embeddings").done()
+        missing = await gateway.call(path="/v1/nothing").done()
         assert missing.status == 404
         assert "/v1/chat/completions" in missing.json()["error"]["message"]
         assert (await gateway.call(get=True).done()).status == 405

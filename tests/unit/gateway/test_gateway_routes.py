@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fungible.config import BackendSettings, RouteSettings, binding_of
-from fungible.contract.inference import InferenceRequest
-from fungible.gateway.chat import AnswerStream
+from fungible.config import BackendSettings, GatewaySettings, RouteSettings, binding_of
+from fungible.contract.events import AttemptEvent
 from fungible.routing.table import Shadow
 from support.asgi import Call
 from support.gateway import BODY, GatewayInProcess, Make, table
@@ -173,20 +172,34 @@ async def test_an_answer_that_nobody_stays_to_read_gives_its_slot_back(
         assert (await gateway.ask()).status == 200
 
 
-async def test_a_stream_that_was_never_started_is_closed(serving: Make, upstream: Upstream) -> None:
-    upstream.default = Script(words=("x",) * 1000, word_s=0.02)
+async def drained(
+    serving: Make, upstream: Upstream, script: Script, limit_s: float, stream: bool
+) -> AttemptEvent:
+    """The row of an answer whose client left, where answers are read to their end."""
+    upstream.default = script
     only = {"a": BackendSettings(url=upstream.url)}
-    async with serving(backend=only, route={"m": RouteSettings(reference="a")}) as gateway:
-        body = {**BODY, "stream": True}
-        request = InferenceRequest(request_id="r", model="m", body=body, stream=True)
-        answer = await gateway.dispatcher.dispatch(request, backend="a")
+    settings = GatewaySettings(drain_timeout_s=limit_s)
+    route = {"m": RouteSettings(reference="a", on_client_gone="drain")}
+    async with serving(backend=only, route=route, gateway=settings) as gateway:
+        call = gateway.call({**BODY, "stream": stream})
+        await upstream.arrived(1)
+        call.leave()
+        await call.done()
+        await until(lambda: len(gateway.rows()) == 1)
+        return gateway.rows()[0]
 
-        async def receive() -> dict[str, str]:
-            return {"type": "http.disconnect"}
 
-        async def send(message: object) -> None:
-            await asyncio.sleep(0)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_is_drained_is_counted(
+    serving: Make, upstream: Upstream, stream: bool
+) -> None:
+    row = await drained(serving, upstream, Script(wait_s=0.05, word_s=0.01), 20, stream)
+    assert (row.status, row.usage_source, row.out_visible) == ("cancelled", "provider_final", 3)
 
-        await AnswerStream(answer, {})({"type": "http"}, receive, send)
-        await asyncio.wait_for(upstream.requests[0].disconnected.wait(), 10)
-        await until(lambda: [row.status for row in gateway.rows()] == ["cancelled"])
+
+async def test_draining_ends_in_time(serving: Make, upstream: Upstream) -> None:
+    endless = Script(words=("x",) * 1000, word_s=0.02)
+    row = await drained(serving, upstream, endless, 0.3, stream=True)
+    assert (row.status, row.usage_source) == ("cancelled", "estimated")
+    assert 0 < (row.out_visible or 0) < 1000
+    assert row.in_uncached is None

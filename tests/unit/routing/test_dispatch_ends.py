@@ -34,7 +34,7 @@ async def test_a_reader_that_is_cancelled_cancels_the_call(
             await reading
         await asyncio.wait_for(upstream.requests[0].disconnected.wait(), 10)
         (row,) = await setup.settled()
-        assert (row.status, row.usage_source, row.finish_reason) == ("cancelled", "none", "")
+        assert (row.status, row.usage_source, row.finish_reason) == ("cancelled", "estimated", "")
         assert row.output_chars
 
 

@@ -1,0 +1,95 @@
+"""Answers an endpoint through the dispatcher: the data path of every request."""
+
+from fungible.config import Config
+from fungible.contract.inference import InferenceRequest
+from fungible.errors import ClientGoneError, FungibleError
+from fungible.gateway.auth import attribute, check_model
+from fungible.gateway.call import Call, HeaderList
+from fungible.gateway.cost import CostTag
+from fungible.gateway.endpoints import Served
+from fungible.gateway.presence import Presence
+from fungible.gateway.watch import RouteWatcher
+from fungible.ledger.prices import load_book
+from fungible.routing.answer import Dispatched
+from fungible.routing.dispatch import Dispatcher
+
+_NO_CACHE = (b"cache-control", b"no-cache")
+_DURABLE = (b"x-fungible-ledger", b"durable")
+_PENDING = (b"x-fungible-ledger", b"pending")
+
+
+class Inference:
+    """What it takes to answer, shared by all endpoints."""
+
+    def __init__(self, config: Config, routes: RouteWatcher, dispatcher: Dispatcher) -> None:
+        self._max_body = config.gateway.max_body_bytes
+        self._grace = {
+            model: (route.on_client_gone or config.gateway.on_client_gone) == "drain"
+            for model, route in config.route.items()
+        }
+        self._drain_s = config.gateway.drain_timeout_s
+        self._routes = routes
+        self._dispatcher = dispatcher
+        self._cost = CostTag(load_book(config))
+
+    async def answer(self, call: Call, endpoint: Served) -> None:
+        """Read the request, send it to a backend, and send on what comes back."""
+        asked = endpoint.read(await call.body(self._max_body))
+        table = self._routes.table
+        check_model(call.key, asked.model, table.routes)
+        request = InferenceRequest(
+            request_id=call.request_id,
+            model=asked.model,
+            body=asked.fields,
+            endpoint=endpoint.format.endpoint,
+            stream=asked.stream,
+            attribution=attribute(call.key_name, call.key, asked.fields, call.own_headers()),
+        )
+        grace_s = self._drain_s if self._grace.get(asked.model) else 0.0
+        with Presence(call.receive, grace_s) as client:
+            answer = await self._dispatcher.dispatch(
+                request, route=table.routes[asked.model], route_version=table.version
+            )
+            try:
+                await self._send(call, answer, client, table.version)
+            finally:
+                await answer.aclose()
+        if client.gone and not call.started:
+            raise ClientGoneError("the client left before its answer began")
+
+    async def _send(self, call: Call, answer: Dispatched, client: Presence, version: int) -> None:
+        headers: HeaderList = [
+            (b"content-type", answer.content_type.encode("latin-1")),
+            (b"x-fungible-backend", answer.backend.encode()),
+            (b"x-fungible-route-version", b"%d" % version),
+        ]
+        if answer.dropped:
+            headers.append(
+                (b"x-fungible-dropped", ", ".join(answer.dropped).encode("latin-1", "replace"))
+            )
+        if not answer.streamed:
+            answer.abandoned = client.gone
+            body = await answer.pull()
+            headers.append(_DURABLE)
+            if answer.attempt is not None and (cost := self._cost.of(answer.attempt)):
+                headers.append((b"x-fungible-cost", cost.encode()))
+            await call.respond(200, headers, body)
+            return
+        headers += (_NO_CACHE, _PENDING)
+        await call.start(200, headers)
+        await self._stream(call, answer, client)
+
+    async def _stream(self, call: Call, answer: Dispatched, client: Presence) -> None:
+        """Send events as they come; a broken stream ends in an error event."""
+        send, pull = call.send, answer.pull
+        try:
+            while not answer.ended:
+                piece = await pull()
+                if client.gone:
+                    answer.abandoned = True
+                    continue
+                await send(
+                    {"type": "http.response.body", "body": piece, "more_body": not answer.ended}
+                )
+        except FungibleError as error:
+            await call.fail(error)
