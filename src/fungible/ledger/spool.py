@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class SpoolWriter:
         except OSError as error:
             raise _disk_error(self.folder, error) from error
         self._segment: _Segment | None = None
-        self._queue: list[tuple[bytes, Future[None]]] = []
+        self._queue: list[tuple[bytes, _Done]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"spool-{writer}", daemon=True)
@@ -66,14 +67,18 @@ class SpoolWriter:
             InputError: A number is not finite, so JSON cannot hold it.
             UnavailableError: The writer is closed.
         """
-        self._submit(records).result()
+        done: Future[None] = Future()
+        self._submit(records, done)
+        done.result()
 
     async def commit(self, *records: Record) -> None:
         """`write`, without blocking the event loop; same guarantee, same errors.
 
         Cancelling the caller does not take the records back.
         """
-        await asyncio.shield(asyncio.wrap_future(self._submit(records)))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._submit(records, done)
+        await done
 
     def close(self) -> None:
         """Write what waits, seal the segment, end the thread. Calling again does nothing."""
@@ -82,17 +87,15 @@ class SpoolWriter:
             self._wake.notify()
         self._thread.join()
 
-    def _submit(self, records: tuple[Record, ...]) -> Future[None]:
+    def _submit(self, records: tuple[Record, ...], done: "_Done") -> None:
         for record in records:
             _check_finite(record)
         data = b"".join(map(encode_frame, records))
-        done: Future[None] = Future()
         with self._wake:
             if self._closed:
                 raise UnavailableError(f"{self.folder}: the spool writer is closed")
             self._queue.append((data, done))
             self._wake.notify()
-        return done
 
     def _run(self) -> None:
         while True:
@@ -108,7 +111,8 @@ class SpoolWriter:
             if ending:
                 return
 
-    def _append(self, batch: list[tuple[bytes, "Future[None]"]]) -> None:
+    def _append(self, batch: list[tuple[bytes, "_Done"]]) -> None:
+        failure = None
         try:
             if self._segment is None:
                 self._segment = _Segment(self.folder)
@@ -117,15 +121,41 @@ class SpoolWriter:
             if self._segment is not None and not self._segment.usable:
                 self._seal(self._segment)
             failure = _disk_error(self.folder, error)
-            for _, done in batch:
-                done.set_exception(failure)
-            return
-        for _, done in batch:
-            done.set_result(None)
+        _tell([done for _, done in batch], failure)
 
     def _seal(self, segment: "_Segment") -> None:
         self._segment = None
         segment.seal()
+
+
+_Done = Future[None] | asyncio.Future[None]
+
+
+def _tell(waiting: Sequence[_Done], failure: DiskError | None) -> None:
+    """Say how a batch went: one wake-up for all that wait in the same event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for done in waiting:
+        if isinstance(done, Future):
+            _settle(done, failure)
+        else:
+            loops.setdefault(done.get_loop(), []).append(done)
+    for loop, several in loops.items():
+        # The loop may be gone, and with it whoever waited.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle_all, several, failure)
+
+
+def _settle_all(waiting: list[asyncio.Future[None]], failure: DiskError | None) -> None:
+    for done in waiting:
+        if not done.done():  # the caller was cancelled; its records are kept
+            _settle(done, failure)
+
+
+def _settle(done: _Done, failure: DiskError | None) -> None:
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)
 
 
 class _Segment:

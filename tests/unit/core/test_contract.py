@@ -1,3 +1,6 @@
+import concurrent.futures
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -131,3 +134,28 @@ def test_ids_of_one_millisecond_sort_by_time() -> None:
         while time.time_ns() < after:
             pass
     assert ids == sorted(ids)
+
+
+def test_ids_of_threads_never_repeat() -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: new_id(), range(5000)))
+    assert len({one[20:] for one in ids}) == len(ids)  # the random part alone
+
+
+FORKING = """
+import os
+from fungible.contract.ids import new_id
+new_id()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(*(new_id() for _ in range(20)), flush=True)
+"""
+
+
+def test_a_forked_child_makes_ids_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=True, timeout=60
+    )
+    ids = done.stdout.split()
+    assert len({one[20:] for one in ids}) == len(ids) == 40
