@@ -6,6 +6,7 @@ import click
 
 from fungible.cli.options import config_option
 from fungible.cli.serve import bind, run_server
+from fungible.cli.workers import serve_workers
 from fungible.config import Config, load_config
 from fungible.errors import ConfigError
 from fungible.gateway.app import build_gateway
@@ -23,20 +24,39 @@ def gateway() -> None:
 @gateway.command()
 @config_option
 @click.option("--port", type=click.IntRange(0, 65535), help="Instead of the configured one.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Instead of the configured number.")
+@click.option("--worker", type=int, hidden=True, help="One of several: which.")
 @click.option("--json", "as_json", is_flag=True, help="Errors as JSON on stdout, too.")
-def serve(*, config_path: Path, port: int | None, as_json: bool) -> None:
+def serve(
+    *,
+    config_path: Path,
+    port: int | None,
+    workers: int | None,
+    worker: int | None,
+    as_json: bool,
+) -> None:
     """Serve the OpenAI API until SIGINT or SIGTERM.
 
     Prints one line of JSON with the address when it is ready.
     """
     del as_json  # read by the error reporter
     config = load_config(config_path)
-    _check_keys(config)
-    host = config.gateway.host
-    with bind(host, config.gateway.port if port is None else port) as sock:
-        spool = SpoolWriter(config.spool_path(), "gateway")
+    count = workers or config.gateway.workers
+    wanted = config.gateway.port if port is None else port
+    if worker is None:
+        _check_keys(config)
+        if count > 1:
+            serve_workers(config, config_path, wanted, count, say=_say)
+            return
+    with bind(config.gateway.host, wanted, shared=worker is not None) as sock:
+        name = "gateway" if worker is None else f"gateway-{worker}"
+        spool = SpoolWriter(config.spool_path(), name)
         dispatcher = Dispatcher(config=config, spool=spool)
-        run_server(build_gateway(config, dispatcher, spool), sock, name="gateway")
+        run_server(build_gateway(config, dispatcher, spool), sock, name=name)
+
+
+def _say(what: str) -> None:
+    click.echo(what, err=True)
 
 
 def _check_keys(config: Config) -> None:

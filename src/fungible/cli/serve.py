@@ -19,8 +19,14 @@ from uvicorn.server import HANDLED_SIGNALS
 from fungible.errors import PortInUseError, UnavailableError
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False, listen: bool = True) -> socket.socket:
     """A listening socket; port 0 picks a free one.
+
+    Args:
+        host: Address, or name of one.
+        port: TCP port.
+        shared: Whether other processes of ours may listen there, too.
+        listen: Whether connections are accepted; otherwise the port is only held.
 
     Raises:
         PortInUseError: Somebody else listens there.
@@ -29,6 +35,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
     except OSError as error:
@@ -39,8 +47,21 @@ def bind(host: str, port: int) -> socket.socket:
                 hint="stop that process, or choose another port (0 picks a free one)",
             ) from error
         raise UnavailableError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    sock.listen(1024)
+    if listen:
+        sock.listen(1024)
     return sock
+
+
+def address_of(sock: socket.socket) -> str:
+    """The URL at which a bound socket is reached."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announce(name: str, url: str, pid: int) -> None:
+    """Print the line that says that requests are answered."""
+    line = {"event": "ready", "name": name, "url": url, "pid": pid}
+    click.echo(msgspec.json.encode(line).decode())
 
 
 def check_free(host: str, port: int) -> None:
@@ -58,8 +79,7 @@ def run_server(
     Endless responses end when `scope["extensions"]["fungible.stopping"]`, an `asyncio.Event`,
     is set: that is the moment the server begins to stop.
     """
-    host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = address_of(sock)
     stopping = asyncio.Event()
     server = _Server(
         uvicorn.Config(
@@ -125,6 +145,5 @@ async def _serve(
     if server.started:
         if before_ready is not None:
             before_ready()
-        line = {"event": "ready", "name": name, "url": url, "pid": os.getpid()}
-        click.echo(msgspec.json.encode(line).decode())
+        announce(name, url, os.getpid())
     await serving
