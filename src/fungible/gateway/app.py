@@ -87,12 +87,14 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Open the backends and follow the routes; at the end, leave no row behind."""
         await self._dispatcher.start()
+        await self._inference.limiter.start()
         following = asyncio.create_task(self._routes.follow())
         try:
             yield
         finally:
             following.cancel()
             await self._dispatcher.close()
+            await self._inference.limiter.close()
             await asyncio.to_thread(self._spool.close)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

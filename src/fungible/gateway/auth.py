@@ -10,7 +10,7 @@ import msgspec
 
 from fungible.config import Config, KeySettings, expiry_of
 from fungible.contract.inference import Attribution
-from fungible.errors import AuthError, ConfigError, UnknownModelError
+from fungible.errors import AuthError, UnknownModelError
 
 _HINT = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `fungible key new` makes keys"
 _ANONYMOUS = ("", KeySettings(hash="0" * 64))
@@ -31,11 +31,6 @@ class KeyRing:
     """The keys of the configuration. Without any, everybody is anonymous."""
 
     def __init__(self, config: Config) -> None:
-        if config.limit or any(key.limits for key in config.key.values()):
-            raise ConfigError(
-                "limits are configured, and this gateway does not enforce them yet",
-                hint="take [limit.NAME] and [key.NAME.limits] out of the configuration",
-            )
         self._entries: dict[bytes, _Entry] = {}
         for name, key in config.key.items():
             digest = bytes.fromhex(key.hash)

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from fungible.config import KeySettings
 from fungible.contract.ids import new_id
-from fungible.errors import ClientGoneError, FungibleError, RequestError, UpstreamError
+from fungible.errors import ClientGoneError, FungibleError, LimitError, RequestError, UpstreamError
 from fungible.wire.formats import FORMATS, WireFormat
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -24,6 +24,7 @@ class Call:
         request_id: Ours; every answer carries it.
         key: Settings of the key it came with, named `key_name`.
         format: How errors are said here: the endpoint's own format.
+        more_headers: What the head of any answer says besides.
         started: Whether the head of an answer was sent.
     """
 
@@ -36,6 +37,7 @@ class Call:
         self.key = KeySettings(hash="")
         self.format = wire or FORMATS["chat/completions"]
         self.started = False
+        self.more_headers: Mapping[str, str] = {}
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""
@@ -82,6 +84,8 @@ class Call:
         """Send the head of the answer, with the request's id in it."""
         self.started = True
         headers.append((b"x-fungible-request-id", self.request_id.encode()))
+        if self.more_headers:
+            headers += _encoded(self.more_headers)
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
@@ -104,8 +108,14 @@ class Call:
         rest = error.retry_after_s if isinstance(error, UpstreamError) else None
         if rest is not None:
             headers.append((b"retry-after", f"{rest:g}".encode()))
+        if isinstance(error, LimitError):
+            headers += _encoded(error.headers)
         body = msgspec.json.encode(self.format.error_body(error))
         await self.respond(error.status, headers, body)
+
+
+def _encoded(headers: Mapping[str, str]) -> HeaderList:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _too_large(limit: int) -> RequestError:

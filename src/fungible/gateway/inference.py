@@ -1,5 +1,7 @@
 """Answers an endpoint through the dispatcher: the data path of every request."""
 
+import msgspec
+
 from fungible.config import Config
 from fungible.contract.inference import InferenceRequest
 from fungible.errors import ClientGoneError, FungibleError
@@ -7,11 +9,14 @@ from fungible.gateway.auth import attribute, check_model
 from fungible.gateway.call import Call, HeaderList
 from fungible.gateway.cost import CostTag
 from fungible.gateway.endpoints import Served
+from fungible.gateway.grants import granted
 from fungible.gateway.presence import Presence
 from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.prices import load_book
+from fungible.limits.limiter import Limiter
 from fungible.routing.answer import Dispatched
 from fungible.routing.dispatch import Dispatcher
+from fungible.routing.table import Route
 
 _NO_CACHE = (b"cache-control", b"no-cache")
 _DURABLE = (b"x-fungible-ledger", b"durable")
@@ -19,7 +24,11 @@ _PENDING = (b"x-fungible-ledger", b"pending")
 
 
 class Inference:
-    """What it takes to answer, shared by all endpoints."""
+    """What it takes to answer, shared by all endpoints.
+
+    Attributes:
+        limiter: Admits requests; whoever runs the gateway starts and closes it.
+    """
 
     def __init__(self, config: Config, routes: RouteWatcher, dispatcher: Dispatcher) -> None:
         self._max_body = config.gateway.max_body_bytes
@@ -30,7 +39,9 @@ class Inference:
         self._drain_s = config.gateway.drain_timeout_s
         self._routes = routes
         self._dispatcher = dispatcher
-        self._cost = CostTag(load_book(config))
+        book = load_book(config)
+        self._cost = CostTag(book)
+        self.limiter = Limiter(config, book)
 
     async def answer(self, call: Call, endpoint: Served) -> None:
         """Read the request, send it to a backend, and send on what comes back."""
@@ -45,13 +56,26 @@ class Inference:
             stream=asked.stream,
             attribution=attribute(call.key_name, call.key, asked.fields, call.own_headers()),
         )
-        grace_s = self._drain_s if self._grace.get(asked.model) else 0.0
+        route = table.routes[asked.model]
+        grant = await granted(self.limiter, request, route)
+        if grant is None:
+            await self._relay(call, request, route, table.version)
+            return
+        call.more_headers = grant.headers
+        try:
+            watched = msgspec.structs.replace(request, witness=grant)
+            await self._relay(call, watched, route, table.version)
+        finally:
+            grant.finish()
+
+    async def _relay(
+        self, call: Call, request: InferenceRequest, route: Route, version: int
+    ) -> None:
+        grace_s = self._drain_s if self._grace.get(request.model) else 0.0
         with Presence(call.receive, grace_s) as client:
-            answer = await self._dispatcher.dispatch(
-                request, route=table.routes[asked.model], route_version=table.version
-            )
+            answer = await self._dispatcher.dispatch(request, route=route, route_version=version)
             try:
-                await self._send(call, answer, client, table.version)
+                await self._send(call, answer, client, version)
             finally:
                 await answer.aclose()
         if client.gone and not call.started:

@@ -22,6 +22,8 @@ _OVERHEAD_TOKENS = 16
 # A prompt may come as token ids: each is one token, and no shorter than this many bytes.
 _NUMBER_BYTES = 4
 _MAXIMA = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# Counting tokens uses none.
+_FREE = frozenset({"messages/count_tokens", "tokenize"})
 _MILLION = 1_000_000
 _SAME_PRICE_NS = 10 * 10**9
 # What a request asks without saying it to the model.
@@ -62,6 +64,8 @@ class Estimator:
             backends: Who may serve it.
             now_ns: The moment that decides which prices hold.
         """
+        if endpoint in _FREE:
+            return Need()
         into = _OVERHEAD_TOKENS + self._prompt_tokens(body)
         out = 0 if endpoint == "embeddings" else self._answer_tokens(body)
         rate = self._dearest(tuple(backends), now_ns)
