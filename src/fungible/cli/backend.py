@@ -22,6 +22,7 @@ from fungible.conformance.report import (
     write_report,
 )
 from fungible.conformance.suite import QUESTIONS, examine
+from fungible.contract.accelerators import accelerator_named, accelerators
 from fungible.control.engines import temporary_engines
 from fungible.routing.dispatch import Dispatcher
 
@@ -45,6 +46,7 @@ def list_backends(*, home: Path | None, config_path: Path | None, as_json: bool)
             "target": settings.engine.target if settings.engine else "",
             "variant": settings.engine.variant if settings.engine else "",
             "accelerator": settings.accelerator,
+            "accelerator_facts": accelerator_named(settings.accelerator),
             "region": settings.region,
             "binding": binding_of(name, settings),
         }
@@ -58,6 +60,28 @@ def list_backends(*, home: Path | None, config_path: Path | None, as_json: bool)
     for row in rows:
         if not row["installed"]:
             click.echo(f"note: no installed package brings kind {row['kind']!r}", err=True)
+
+
+@backend.command("accelerators")
+@click.option("--json", "as_json", is_flag=True, help="Every fact, with its sources.")
+def list_accelerators(*, as_json: bool) -> None:
+    """Accelerators that a backend can declare, and what is publicly stated about them."""
+    rows = list(accelerators().values())
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("accelerator", "product", "memory GB", "GB/s", "reached by")
+    print_table(
+        columns,
+        [
+            (one.id, one.name, _known(one.memory_gb), _known(one.bandwidth_gb_s), one.reached)
+            for one in rows
+        ],
+    )
+
+
+def _known(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:g}"
 
 
 @backend.command()

@@ -7,6 +7,7 @@ from fungible.config.keys import KeySettings, expiry_of
 from fungible.config.limits import check_limits
 from fungible.config.model import Config
 from fungible.config.settings import BackendSettings, MigrationPolicy, RouteSettings
+from fungible.contract.accelerators import accelerator_named
 from fungible.contract.target import parse_target
 from fungible.errors import ConfigError, InputError
 
@@ -50,6 +51,10 @@ def _check_keys(where: str, keys: Mapping[str, KeySettings]) -> None:
 
 
 def _check_backend(where: str, backend: BackendSettings) -> None:
+    try:
+        accelerator_named(backend.accelerator)
+    except InputError as error:
+        raise ConfigError(f"{where}.accelerator: {error.message}", hint=error.hint) from error
     if backend.engine is not None:
         try:
             parse_target(backend.engine.target)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from fungible.contract.accelerators import accelerator_named
 from fungible.errors import ConfigError, InputError
 
 Compiler = Literal["xla", "tpu", "iree"]
@@ -28,6 +29,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         target: Canonical name, such as `xla:tpu:v6e`.
+        accelerator: Its id among the contract's accelerators, whose figures count where the
+            row has none of its own.
         chip: The product that the figures are of.
         compiler: `tpu` is XLA with libtpu, `xla` is XLA for this machine's CPU.
         topology: Name of the smallest slice that libtpu knows.
@@ -43,8 +46,9 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     target: str
-    chip: str
     compiler: Compiler
+    accelerator: str = ""
+    chip: str = ""
     topology: str = ""
     topology_options: dict[str, str] = {}
     flags: tuple[str, ...] = ()
@@ -81,11 +85,29 @@ def load_chips(path: Path | None = None) -> list[Chip]:
     """
     source = path or resources.files("fungible.preflight").joinpath("chips.yaml")
     try:
-        return msgspec.yaml.decode(source.read_bytes(), type=_File).chips
+        file = msgspec.yaml.decode(source.read_bytes(), type=_File)
+        return [_with_facts(chip) for chip in file.chips]
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{source}: {error}", hint="see docs/concepts/preflight.md") from error
+    except InputError as error:
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
+
+
+def _with_facts(chip: Chip) -> Chip:
+    """The row with what the contract states about its accelerator."""
+    facts = accelerator_named(chip.accelerator)
+    if facts is None:
+        return chip
+    return msgspec.structs.replace(
+        chip,
+        chip=chip.chip or facts.name,
+        memory_gb=facts.memory_gb if chip.memory_gb is None else chip.memory_gb,
+        bandwidth_gb_s=facts.bandwidth_gb_s if chip.bandwidth_gb_s is None else chip.bandwidth_gb_s,
+        peak_tflops=chip.peak_tflops or dict(facts.peak_tflops),
+        sources=(*chip.sources, *facts.sources),
+    )
 
 
 def select_chips(chips: Sequence[Chip], targets: str) -> list[Chip]:

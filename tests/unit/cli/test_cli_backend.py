@@ -50,9 +50,23 @@ def test_list_names_every_backend_and_what_is_not_installed(config: Path) -> Non
     assert list(rows) == ["good", "mute", "dead", "exotic"]
     assert rows["good"]["accelerator"] == "none"
     assert [name for name, row in rows.items() if not row["installed"]] == ["exotic"]
+    assert rows["good"]["accelerator_facts"]["reached"] == "null"
+    assert rows["mute"]["accelerator_facts"] is None
     plain = run(config, "list")
     assert "telepathy" in plain.stderr
     assert "good" in plain.stdout
+
+
+def test_accelerators_are_listed_with_their_sources() -> None:
+    rows = {
+        row["id"]: row
+        for row in json.loads(CliRunner().invoke(backend, ["accelerators", "--json"]).stdout)
+    }
+    assert rows["aws-trainium2"]["memory_gb"] > 100
+    assert rows["aws-trainium2"]["sources"]
+    plain = CliRunner().invoke(backend, ["accelerators"]).stdout
+    assert "microsoft-maia-200" in plain
+    assert "vertex" in plain
 
 
 def test_check_passes_what_applications_can_do_with(config: Path) -> None:

@@ -75,5 +75,14 @@ def test_a_file_of_ones_own_names_what_is_wrong(tmp_path: Path) -> None:
     path.write_text("chips: [")
     with pytest.raises(ConfigError, match=r"chips\.yaml"):
         load_chips(path)
+    path.write_text(
+        "read: 2026-01-01\nchips:\n"
+        "- {target: 'xla:tpu:v6e', accelerator: google-tpu-v6e, compiler: tpu, memory_gb: 1}\n"
+    )
+    (own,) = load_chips(path)
+    assert (own.memory_gb, own.bandwidth_gb_s) == (1, 1638)
+    path.write_text(path.read_text().replace("google-tpu-v6e", "google-tpu-v66"))
+    with pytest.raises(ConfigError, match="unknown accelerator"):
+        load_chips(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_chips(tmp_path / "none.yaml")
