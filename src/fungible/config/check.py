@@ -77,9 +77,15 @@ def _check_route(where: str, route: RouteSettings, config: Config) -> None:
             raise ConfigError(f"{where}: unknown backend {name!r}", hint=f"declared: {known}")
     if any(weight < 0 for weight in route.weights.values()):
         raise ConfigError(f"{where}.weights must not be negative")
-    for name in ("retry_budget", "retry_min_per_s"):
-        if getattr(route, name) < 0:
+    for name in ("retry_budget", "retry_min_per_s", "hedge_after_ms"):
+        if (getattr(route, name) or 0.0) < 0:
             raise ConfigError(f"{where}.{name} must not be negative")
+    if route.affinity_load < 1:
+        raise ConfigError(f"{where}.affinity_load must be at least 1")
+    if route.hedge_percentile is not None and not 50 <= route.hedge_percentile < 100:
+        raise ConfigError(f"{where}.hedge_percentile must be at least 50 and below 100")
+    if route.hedge_percentile is not None and route.hedge_after_ms is not None:
+        raise ConfigError(f"{where}: give hedge_after_ms or hedge_percentile, not both")
 
 
 def _check_migration(where: str, policy: MigrationPolicy) -> None:

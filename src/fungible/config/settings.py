@@ -98,6 +98,10 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `weights` are the starting shares; a backend that is only listed in `backends` has 0.
     `fallback` names backends tried in order when the chosen one fails before its first token.
     Retries are at most `retry_budget` per request and `retry_min_per_s` per second, in all.
+    `policy` says which of the backends with weight answers; `affinity` what keeps a
+    conversation together, as long as that gives nobody more than `affinity_load` times its share.
+    Without a first token after `hedge_after_ms`, or after that percentile of recent ones, a
+    second backend is asked too.
     """
 
     reference: str
@@ -108,6 +112,11 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     retry_budget: float = 0.2
     retry_min_per_s: float = 1.0
     on_client_gone: ClientGone | None = None
+    policy: Literal["weighted", "least_outstanding", "latency", "cost"] = "weighted"
+    affinity: Literal["session", "prefix", "none"] = "session"
+    affinity_load: float = 1.5
+    hedge_after_ms: float | None = None
+    hedge_percentile: float | None = None
 
 
 class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

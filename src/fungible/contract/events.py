@@ -11,6 +11,7 @@ import msgspec
 from fungible.contract.inference import Kind
 
 Status = Literal["ok", "error", "cancelled", "interrupted"]
+Role = Literal["first", "retry", "fallback", "hedge", "shadow"]
 Outcome = Literal["pass", "fail", "inconclusive", "refused"]
 
 
@@ -20,8 +21,10 @@ class AttemptEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record"
     Attributes:
         attempt_id: Unique; the ledger keeps one row for it however often it is shipped.
         attempt_no: 0 for the first try of a request, then 1, 2 … (fallbacks and retries).
-        status: `ok`, `error` (the backend failed), `cancelled` (the client left),
-            `interrupted` (the stream broke after the first token).
+        role: `first`; `retry` on the same backend after a failure; `fallback` on another;
+            `hedge`, asked while an earlier one was still silent; `shadow`, a copy.
+        status: `ok`, `error` (the backend failed), `cancelled` (the client left, or
+            another attempt was faster), `interrupted` (the stream broke after the first token).
         usage_source: Provenance of the leaves, see `Usage.source`.
         output_hash: SHA-256 prefix (16 hex digits) of the answer's text, for pairing; or empty.
         output_chars: Length of the answer's text in characters; `None` when not observed.
@@ -30,6 +33,7 @@ class AttemptEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record"
     attempt_id: str
     request_id: str
     attempt_no: int
+    role: Role = "first"
     kind: Kind
     endpoint: str
     model: str

@@ -30,9 +30,11 @@ def route_for(migration: Migration, admission: Admission | None) -> Route | None
             migration_id=migration.migration_id,
             tools=migration.policy.shadow_tools,
         )
-        return msgspec.structs.replace(route, shadow=shadow)
+        return msgspec.structs.replace(route, shadow=shadow, migration_id=migration.migration_id)
     if migration.state == "canary":
-        return msgspec.structs.replace(route, weights=_split(before, migration))
+        return msgspec.structs.replace(
+            route, weights=_split(before, migration), migration_id=migration.migration_id
+        )
     fallback = [name for name in before.fallback if name != migration.candidate]
     if before.reference not in (migration.candidate, *fallback):
         fallback.append(before.reference)

@@ -8,7 +8,7 @@ import msgspec
 
 from fungible.backends.base import Reply
 from fungible.config import Config
-from fungible.contract.events import AttemptEvent, Status
+from fungible.contract.events import AttemptEvent, Role, Status
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest, Usage, Witness
 from fungible.contract.sse import split_frames
@@ -48,6 +48,7 @@ class Attempt:
         request: InferenceRequest,
         number: int,
         route_version: int,
+        role: Role = "first",
     ) -> None:
         self.place = place
         self.request = request
@@ -64,6 +65,7 @@ class Attempt:
         self.event: AttemptEvent | None = None
         self._id = new_id("att_")
         self._number = number
+        self._role: Role = role
         self._config_hash = config_hash
         self._route_version = route_version
         self._started_ns = time.time_ns()
@@ -217,6 +219,7 @@ class Attempt:
             attempt_id=self._id,
             request_id=request.request_id,
             attempt_no=self._number,
+            role=self._role,
             kind=request.kind,
             endpoint=request.endpoint,
             model=request.model,

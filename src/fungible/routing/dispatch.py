@@ -6,35 +6,53 @@ that saw the end of an answer can be sure that the ledger will.
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
+
+import msgspec
 
 from fungible.backends.base import Backend
 from fungible.backends.registry import build_backend
 from fungible.config import Config, RouteSettings
-from fungible.contract.events import AttemptEvent
+from fungible.contract.events import AttemptEvent, Role
 from fungible.contract.inference import InferenceRequest
-from fungible.errors import (
-    FungibleError,
-    QueueFullError,
-    QueueTimeoutError,
-    StreamBrokenError,
-    UnavailableError,
-    UpstreamError,
-    UpstreamRejectedError,
-)
+from fungible.errors import UnavailableError, UpstreamError
+from fungible.ledger.prices import load_book
 from fungible.ledger.spool import SpoolWriter
-from fungible.routing.answer import Dispatched, adapter_failure
+from fungible.routing.answer import Dispatched
 from fungible.routing.attempt import Attempt
 from fungible.routing.budget import RetryBudget
+from fungible.routing.hedge import HedgeDelay, Running, may_go_elsewhere, race
 from fungible.routing.place import Place
 from fungible.routing.policy import choose, in_shadow, pause_before_repeat, shadow_of
+from fungible.routing.sender import Sender
+from fungible.routing.spend import Spend
 from fungible.routing.table import Route, Shadow
 
 log = logging.getLogger(__name__)
 
 
-class Dispatcher:
+class Line:
+    """What one route needs beside its table entry: its settings, its budget, when it hedges."""
+
+    def __init__(self, settings: RouteSettings) -> None:
+        self.settings = settings
+        self.budget = RetryBudget(settings.retry_budget, settings.retry_min_per_s)
+        self.hedge = HedgeDelay(settings)
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on its way: where it may go, in order, and by which version of the table."""
+
+    request: InferenceRequest
+    order: list[str]
+    line: Line
+    route_version: int
+    hedged: bool = False
+
+
+class Dispatcher(Sender):
     """Sends requests to backends and leaves a row for every attempt.
 
     Args:
@@ -50,22 +68,21 @@ class Dispatcher:
         spool: SpoolWriter,
         backends: Mapping[str, Backend] | None = None,
     ) -> None:
-        self.config = config
-        self.spool = spool
-        self._hash = config.content_hash()
+        super().__init__(config, spool)
         if backends is None:
             backends = {name: build_backend(name, item) for name, item in config.backend.items()}
-        self._places = {name: Place(backend) for name, backend in backends.items()}
+        self.places = {name: Place(backend) for name, backend in backends.items()}
         self.under_way: set[Dispatched] = set()
-        self._rows: set[asyncio.Task[None]] = set()
         self._shadows: set[asyncio.Task[None]] = set()
-        self._budgets: dict[str, RetryBudget] = {}
+        self._racing: set[Running] = set()
+        self._lines: dict[str, Line] = {}
+        self._spend = _spend(config)
         self.shadows_dropped = 0
 
     async def start(self) -> None:
         """Open every backend's connections; if one cannot, those opened are closed again."""
         try:
-            for place in self._places.values():
+            for place in self.places.values():
                 await place.backend.start()
         except BaseException:
             await self.close()
@@ -77,18 +94,16 @@ class Dispatcher:
             answer.abandon()
         for task in self._shadows:
             task.cancel()
-        while tasks := self._shadows | self._rows:
+        while tasks := self._shadows | self._rows | self._racing:
             await asyncio.gather(*tasks, return_exceptions=True)
-        for place in self._places.values():
+        for place in self.places.values():
             await place.backend.close()
 
     async def record(self, event: AttemptEvent) -> None:
         """Put a row on disk."""
+        if self._spend is not None and (place := self.places.get(event.backend)) is not None:
+            self._spend.note(place, event)
         await self.spool.commit(event)
-
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run to its end whatever happens to the caller; `close` waits for it."""
-        self._keep(work, self._rows)
 
     async def dispatch(
         self,
@@ -100,7 +115,7 @@ class Dispatcher:
     ) -> Dispatched:
         """Send a request; returns when the first token (or the whole answer) is here.
 
-        With `backend` it goes to exactly that one, once. With `route` it follows weights,
+        With `backend` it goes to exactly that one, once. With `route` it follows policy,
         retries and fallbacks until a first token arrives.
 
         Raises:
@@ -108,102 +123,122 @@ class Dispatcher:
             UnavailableError: There is no such backend.
             DiskError: A failed attempt could not be recorded.
         """
+        line = self.line(request.model)
+        hedged = False
         if backend is not None:
             order = [backend]
         elif route is not None:
-            order = choose(route, request)
+            order = choose(route, request, line.settings, self.places, self._spend)
+            # Evidence stays clean: while a migration is under way nobody is raced.
+            hedged = line.hedge.on and not route.migration_id and request.kind == "serve"
             if route.shadow is not None and in_shadow(route, request):
                 self._copy(request, route.shadow, route_version)
         else:
             raise UnavailableError("dispatch needs a route or a backend")
-        budget = self._budget(request.model)
-        budget.request()
-        return Dispatched(await self._first_token(request, order, route_version, budget), self)
+        line.budget.request()
+        call = Call(
+            request=request, order=order, line=line, route_version=route_version, hedged=hedged
+        )
+        return Dispatched(await self._first_token(call), self)
 
-    def _budget(self, model: str) -> RetryBudget:
-        budget = self._budgets.get(model)
-        if budget is None:
+    def line(self, model: str) -> Line:
+        """What belongs to the route of a model; defaults where the file has no such route."""
+        line = self._lines.get(model)
+        if line is None:
             settings = self.config.route.get(model) or RouteSettings(reference="")
-            budget = RetryBudget(settings.retry_budget, settings.retry_min_per_s)
-            self._budgets[model] = budget
-        return budget
+            line = self._lines[model] = Line(settings)
+        return line
 
-    async def _first_token(
-        self, request: InferenceRequest, order: list[str], route_version: int, budget: RetryBudget
-    ) -> Attempt:
+    async def _first_token(self, call: Call) -> Attempt:
         failure: UpstreamError | None = None
         tried: list[str] = []
-        for at, name in enumerate(order):
+        for at, name in enumerate(call.order):
             place = self._place(name)
             # With nobody tried, the last one is, even at rest: better slow than nothing.
-            last_chance = failure is None and at == len(order) - 1
-            if not last_chance and not place.breaker.closed():
+            last_chance = failure is None and at == len(call.order) - 1
+            if not (last_chance or place.breaker.ready()):
                 continue
             if failure is not None and name == tried[-1]:
                 pause = pause_before_repeat(failure, tried.count(name))
-                if pause is None or not budget.spend():
+                if pause is None or not call.line.budget.spend():
                     continue
                 await asyncio.sleep(pause)
+            if not place.breaker.closed() and not last_chance:
+                continue
             try:
-                return await self._try(request, place, len(tried), route_version)
+                return await self._open(call, place, tried)
             except UpstreamError as error:
-                # A stream that broke before its first token was shown to nobody.
-                if not (error.transient or isinstance(error, StreamBrokenError)):
+                if not may_go_elsewhere(error):
                     raise
                 failure = error
-            tried.append(name)
         raise failure or UnavailableError("no backend is in service for this model")
 
-    def _place(self, name: str) -> Place:
-        if name not in self._places:
-            raise UnavailableError(
-                f"no backend {name!r} is configured",
-                hint=f"configured: {', '.join(sorted(self._places)) or 'none'}",
+    async def _open(self, call: Call, place: Place, tried: list[str]) -> Attempt:
+        """One attempt, or two that race; adds to `tried` who was asked."""
+        number = len(tried)
+        role: Role = "first" if not tried else "retry" if place.name == tried[-1] else "fallback"
+        tried.append(place.name)
+        began = time.monotonic()
+        trying = self._try(call.request, place, number, call.route_version, role)
+        raced = call.hedged and not number
+        after_s = call.line.hedge.after_s(call.request.stream) if raced else None
+        if after_s is None:
+            attempt = await trying
+        else:
+            attempt = await race(
+                self._running(trying), after_s, lambda: self._second(call, tried), self._drop
             )
-        return self._places[name]
-
-    async def _try(
-        self, request: InferenceRequest, place: Place, number: int, route_version: int
-    ) -> Attempt:
-        attempt = Attempt(
-            config=self.config,
-            config_hash=self._hash,
-            place=place,
-            request=request,
-            number=number,
-            route_version=route_version,
-        )
-        try:
-            await attempt.open()
-        except FungibleError as error:
-            await self._failed(attempt, error)
-            raise
-        except Exception as error:
-            failure = adapter_failure(place.name, error)
-            await self._failed(attempt, failure)
-            raise failure from error
-        except BaseException:
-            place.breaker.abandoned()
-            self.in_background(self._abandon(attempt))
-            raise
-        place.breaker.answered()
+        self._learn(call, attempt, time.monotonic() - began)
         return attempt
 
-    async def _failed(self, attempt: Attempt, error: FungibleError) -> None:
-        _tell(attempt.place, error)
-        try:
-            # First the row: nothing may come between the failure and its record.
-            await self.record(attempt.finish("error", error))
-        finally:
-            await attempt.close()
+    def _learn(self, call: Call, attempt: Attempt, seconds: float) -> None:
+        settings, streamed = call.line.settings, call.request.stream
+        if settings.policy == "latency":
+            place = attempt.place
+            (place.latency if streamed else place.whole_latency).note(seconds)
+        if settings.hedge_percentile is not None:
+            call.line.hedge.note(streamed, seconds)
 
-    async def _abandon(self, attempt: Attempt) -> None:
-        await attempt.close()
-        await self.record(attempt.finish("cancelled"))
+    def _second(self, call: Call, tried: list[str]) -> Running | None:
+        """A hedge on the next backend that is well and has a free slot, within the budget."""
+        for name in call.order:
+            place = self.places.get(name)
+            if name in tried or place is None:
+                continue
+            if place.slots.locked() or not place.breaker.ready():
+                continue
+            if not call.line.budget.spend():
+                return None
+            place.breaker.closed()
+            tried.append(name)
+            number = len(tried) - 1
+            return self._running(
+                self._try(call.request, place, number, call.route_version, "hedge")
+            )
+        return None
+
+    def _running(self, work: Coroutine[Any, Any, Attempt]) -> Running:
+        """A racing attempt; `close` waits for it, so that the loser's row is not lost."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._racing.add(task)
+        task.add_done_callback(self._racing.discard)
+        return task
+
+    def _drop(self, attempt: Attempt) -> None:
+        """End an attempt that began too late; its row says `cancelled`."""
+        self.in_background(self._abandon(attempt))
+
+    def _place(self, name: str) -> Place:
+        if name not in self.places:
+            raise UnavailableError(
+                f"no backend {name!r} is configured",
+                hint=f"configured: {', '.join(sorted(self.places)) or 'none'}",
+            )
+        return self.places[name]
 
     def _copy(self, request: InferenceRequest, shadow: Shadow, route_version: int) -> None:
         """Send the same to the shadow backend, unless there is no room to spare."""
-        place = self._places.get(shadow.backend)
+        place = self.places.get(shadow.backend)
         if place is None or request.kind != "serve":
             return
         full = len(self._shadows) >= self.config.gateway.max_shadows
@@ -216,37 +251,17 @@ class Dispatcher:
 
     async def _shadow(self, request: InferenceRequest, place: Place, route_version: int) -> None:
         try:
-            attempt = await self._try(request, place, 0, route_version)
+            attempt = await self._try(request, place, 0, route_version, "shadow")
             async for _ in Dispatched(attempt, self).chunks():
                 pass
         except UpstreamError as error:
             log.info("shadow on %s: %s", place.name, error.message)  # its row says the same
 
     def _queued(self) -> bool:
-        return any(place.slots.waiting for place in self._places.values())
-
-    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        task.add_done_callback(_log_failure)
+        return any(place.slots.waiting for place in self.places.values())
 
 
-def _tell(place: Place, error: FungibleError) -> None:
-    """Let the breaker know what a failure says about the backend."""
-    breaker = place.breaker
-    if isinstance(error, QueueFullError | QueueTimeoutError):
-        breaker.abandoned()  # it was not asked
-    elif error.transient or isinstance(error, StreamBrokenError):
-        breaker.failed()
-        if isinstance(error, UpstreamError) and error.retry_after_s:
-            breaker.rest(error.retry_after_s)
-    elif isinstance(error, UpstreamRejectedError):
-        breaker.answered()  # alive, and right to refuse
-    else:
-        breaker.abandoned()
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a row or a shadow was lost: %s", error)
+def _spend(config: Config) -> Spend | None:
+    if any(route.policy == "cost" for route in config.route.values()):
+        return Spend(load_book(config))
+    return None

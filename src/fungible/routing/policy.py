@@ -1,9 +1,11 @@
 """Which backend answers, which ones are tried after it, and what a shadow gets."""
 
-import hashlib
+import random
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from fungible.config import RouteSettings
 from fungible.contract.inference import InferenceRequest
 from fungible.errors import (
     QueueFullError,
@@ -11,25 +13,132 @@ from fungible.errors import (
     UpstreamError,
     UpstreamSetupError,
 )
+from fungible.routing.affinity import affinity_key, fits, rendezvous, unit_hash
 from fungible.routing.budget import LONGEST_PAUSE_S, pause_s
+from fungible.routing.place import Place
+from fungible.routing.spend import Spend
 from fungible.routing.table import Route, Shadow
 
 _TOOL_FIELDS = frozenset(
     {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
 )
+_DEFAULT = RouteSettings(reference="")
+_UNKNOWN_S = 1.0
+
+Rank = Callable[[Place], tuple[float, ...]]
 
 
-def choose(route: Route, request: InferenceRequest) -> list[str]:
-    """Backends to try, in order: the chosen one once per retry, then the fallbacks.
+def choose(
+    route: Route,
+    request: InferenceRequest,
+    settings: RouteSettings = _DEFAULT,
+    places: Mapping[str, Place] | None = None,
+    spend: Spend | None = None,
+) -> list[str]:
+    """Backends to try, in order: the chosen one once per retry, then the others, then fallbacks.
 
-    The choice is a hash of the session (of the request, if it has none), so a conversation
-    stays where its key/value cache is, and a growing weight moves as few as possible.
+    Only backends with weight are chosen. While a migration moves the route (`migration_id`)
+    the choice is by weight alone, so that a candidate gets exactly the share it was given.
+
+    Args:
+        route: The active one, with nobody in it who is not admitted.
+        request: What was asked.
+        settings: The route's policy.
+        places: How the backends do; without it the choice is by weight alone.
+        spend: What requests cost where, for the policy `cost`.
     """
-    sticky = request.attribution.session or request.request_id
-    point = unit_hash(f"{route.model}/{sticky}")
-    chosen = _at(point, route.weights) or route.reference
-    others = [name for name in route.fallback if name != chosen]
-    return [chosen] * (1 + max(route.retries, 0)) + others
+    weights = {
+        name: weight
+        for name, weight in route.weights.items()
+        if weight > 0 and (places is None or name in places)
+    }
+    if not weights:
+        weights = {route.reference: 1.0}
+    if len(weights) == 1:
+        ranked = list(weights)
+    else:
+        key = affinity_key(request, settings.affinity)
+        prefers = rendezvous(f"{route.model}/{key or request.request_id}", weights)
+        if route.migration_id or places is None:
+            ranked = prefers[:1]
+        elif settings.policy == "weighted":
+            ranked = _at_home(prefers, weights, places, settings) if key else prefers
+        else:
+            ranked = _by_state(request, settings, weights, places, spend)
+            if key and settings.policy != "cost":
+                ready = [name for name in prefers if places[name].breaker.ready()]
+                home = _at_home(ready, weights, places, settings)[:1]
+                ranked = home + [name for name in ranked if name not in home]
+    order = [ranked[0]] * (1 + max(route.retries, 0))
+    for name in (*ranked[1:], *route.fallback):
+        if name not in order:
+            order.append(name)
+    return order
+
+
+def _at_home(
+    prefers: list[str],
+    weights: dict[str, float],
+    places: Mapping[str, Place],
+    settings: RouteSettings,
+) -> list[str]:
+    """First who is preferred and within its bound on load; then the others as preferred."""
+    outstanding = {name: places[name].outstanding for name in weights}
+    for name in prefers:
+        if fits(name, weights, outstanding, settings.affinity_load):
+            return [name, *(other for other in prefers if other != name)]
+    return prefers
+
+
+def _by_state(
+    request: InferenceRequest,
+    settings: RouteSettings,
+    weights: dict[str, float],
+    places: Mapping[str, Place],
+    spend: Spend | None,
+) -> list[str]:
+    """Everybody with weight, best first; who is at rest comes last."""
+    able = [places[name] for name in weights]
+    rank: Rank
+    if settings.policy == "cost" and spend is not None:
+        rank = _cost_rank(request, spend)
+    elif settings.policy == "latency":
+        rank = _latency_rank(request, able)
+    else:
+        rank = _outstanding_rank(weights)
+    able.sort(key=lambda place: (not place.breaker.ready(), *rank(place)))
+    return [place.name for place in able]
+
+
+def _outstanding_rank(weights: Mapping[str, float]) -> Rank:
+    def rank(place: Place) -> tuple[float, ...]:
+        return (place.outstanding + 1) / weights[place.name], random.random()  # noqa: S311
+
+    return rank
+
+
+def _latency_rank(request: InferenceRequest, places: list[Place]) -> Rank:
+    """Latest time to first token × what is under way; who is unknown is tried with one call."""
+    seen = {
+        place.name: (place.latency if request.stream else place.whole_latency).value()
+        for place in places
+    }
+    worst = max(seen.values(), default=0.0) or _UNKNOWN_S
+
+    def rank(place: Place) -> tuple[float, ...]:
+        latency = seen[place.name] or (worst if place.outstanding else 0.0)
+        return latency * (place.outstanding + 1), place.outstanding + random.random()  # noqa: S311
+
+    return rank
+
+
+def _cost_rank(request: InferenceRequest, spend: Spend) -> Rank:
+    """The cheapest with a free slot; those without come after all that have one."""
+
+    def rank(place: Place) -> tuple[float, ...]:
+        return place.slots.locked(), spend.of(place, request), place.outstanding
+
+    return rank
 
 
 def pause_before_repeat(failure: UpstreamError, repeat: int) -> float | None:
@@ -64,20 +173,3 @@ def shadow_of(request: InferenceRequest, shadow: Shadow) -> InferenceRequest:
     return msgspec.structs.replace(
         request, kind="shadow", run_id=shadow.migration_id, body=body, witness=None
     )
-
-
-def unit_hash(text: str) -> float:
-    """A number in [0, 1) that depends on `text` alone."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
-
-
-def _at(point: float, weights: dict[str, float]) -> str | None:
-    total = sum(weights.values())
-    if total <= 0:
-        return None
-    mark = point * total
-    for name, weight in sorted(weights.items()):
-        mark -= weight
-        if mark < 0:
-            return name
-    return None

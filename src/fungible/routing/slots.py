@@ -49,6 +49,8 @@ class Slots:
         self.waiting = 0
         self.refused = 0
         self.waited_s = 0.0
+        self._busy_s = 0.0
+        self._busy_since = 0.0
         self._clock = clock
         self._holding: Counter[str] = Counter()
         self._queues: tuple[dict[str, deque[asyncio.Future[None]]], ...] = tuple(
@@ -67,9 +69,15 @@ class Slots:
         """Take a slot without waiting, if there is one and nobody waits for it."""
         if self.held >= self.capacity or self.waiting:
             return False
+        if not self.held:
+            self._busy_since = self._clock()
         self.held += 1
         self._holding[customer] += 1
         return True
+
+    def busy_s(self) -> float:
+        """Seconds in which at least one slot was taken, in all."""
+        return self._busy_s + (self._clock() - self._busy_since if self.held else 0.0)
 
     async def wait(self, customer: str, rank: int, patience_s: float) -> None:
         """Take a slot, waiting in line for at most `patience_s`.
@@ -123,6 +131,8 @@ class Slots:
             self._grant()
         else:
             self._freed_at = 0.0
+            if not self.held:
+                self._busy_s += self._clock() - self._busy_since
 
     def expected_wait_s(self) -> float:
         """Whole seconds (1 to 60) until the queue of now is served, as slots became free lately."""

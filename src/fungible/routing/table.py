@@ -27,7 +27,10 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """How one model is served: weights need not sum to 1, only to more than 0."""
+    """How one model is served: weights need not sum to 1, only to more than 0.
+
+    `migration_id` names the migration that is moving the weights now: they hold exactly then.
+    """
 
     model: str
     reference: str
@@ -36,6 +39,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 1
     shadow: Shadow | None = None
     admissions: dict[str, Admission] = {}
+    migration_id: str = ""
 
 
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,118 @@
+"""Makes single attempts and keeps their rows: what every way of trying is built on."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from fungible.config import Config
+from fungible.contract.events import AttemptEvent, Role
+from fungible.contract.inference import InferenceRequest
+from fungible.errors import (
+    FungibleError,
+    QueueFullError,
+    QueueTimeoutError,
+    StreamBrokenError,
+    UpstreamError,
+    UpstreamRejectedError,
+)
+from fungible.ledger.spool import SpoolWriter
+from fungible.routing.answer import adapter_failure
+from fungible.routing.attempt import Attempt
+from fungible.routing.place import Place
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Sends single attempts.
+
+    Attributes:
+        rows_lost: Rows and shadows that failed in the background, where nobody waits for them.
+    """
+
+    def __init__(self, config: Config, spool: SpoolWriter) -> None:
+        self.config = config
+        self.spool = spool
+        self.rows_lost = 0
+        self._hash = config.content_hash()
+        self._rows: set[asyncio.Task[None]] = set()
+
+    async def record(self, event: AttemptEvent) -> None:
+        """Put a row on disk."""
+        await self.spool.commit(event)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run to its end whatever happens to the caller."""
+        self._keep(work, self._rows)
+
+    async def _try(
+        self,
+        request: InferenceRequest,
+        place: Place,
+        number: int,
+        route_version: int,
+        role: Role = "first",
+    ) -> Attempt:
+        attempt = Attempt(
+            config=self.config,
+            config_hash=self._hash,
+            place=place,
+            request=request,
+            number=number,
+            route_version=route_version,
+            role=role,
+        )
+        try:
+            await attempt.open()
+        except FungibleError as error:
+            await self._failed(attempt, error)
+            raise
+        except Exception as error:
+            failure = adapter_failure(place.name, error)
+            await self._failed(attempt, failure)
+            raise failure from error
+        except BaseException:
+            place.breaker.abandoned()
+            self.in_background(self._abandon(attempt))
+            raise
+        place.breaker.answered()
+        return attempt
+
+    async def _failed(self, attempt: Attempt, error: FungibleError) -> None:
+        _tell(attempt.place, error)
+        try:
+            # First the row: nothing may come between the failure and its record.
+            await self.record(attempt.finish("error", error))
+        finally:
+            await attempt.close()
+
+    async def _abandon(self, attempt: Attempt) -> None:
+        await attempt.close()
+        await self.record(attempt.finish("cancelled"))
+
+    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(self._log_failure)
+
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.rows_lost += 1
+            log.error("a row or a shadow was lost: %s", error)
+
+
+def _tell(place: Place, error: FungibleError) -> None:
+    """Let the breaker know what a failure says about the backend."""
+    breaker = place.breaker
+    if isinstance(error, QueueFullError | QueueTimeoutError):
+        breaker.abandoned()  # it was not asked
+    elif error.transient or isinstance(error, StreamBrokenError):
+        breaker.failed()
+        if isinstance(error, UpstreamError) and error.retry_after_s:
+            breaker.rest(error.retry_after_s)
+    elif isinstance(error, UpstreamRejectedError):
+        breaker.answered()  # alive, and right to refuse
+    else:
+        breaker.abandoned()
