@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,11 +24,11 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 class GatewayInProcess:
     """Call it inside its lifespan."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, config_path: Path | None = None) -> None:
         self.config = config
         self.spool = SpoolWriter(config.spool_path(), "gateway")
         self.dispatcher = Dispatcher(config=config, spool=self.spool)
-        self.app = build_gateway(config, self.dispatcher, self.spool)
+        self.app = build_gateway(config, self.dispatcher, self.spool, config_path)
 
     def call(
         self,

@@ -52,7 +52,7 @@ def serve(
         name = "gateway" if worker is None else f"gateway-{worker}"
         spool = SpoolWriter(config.spool_path(), name)
         dispatcher = Dispatcher(config=config, spool=spool)
-        run_server(build_gateway(config, dispatcher, spool), sock, name=name)
+        run_server(build_gateway(config, dispatcher, spool, config_path), sock, name=name)
 
 
 def _say(what: str) -> None:

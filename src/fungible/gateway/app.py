@@ -8,6 +8,8 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +20,7 @@ from fungible.gateway.auth import KeyRing
 from fungible.gateway.call import Call
 from fungible.gateway.endpoints import ENDPOINTS
 from fungible.gateway.inference import Inference
+from fungible.gateway.reload import ConfigWatcher
 from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
@@ -31,12 +34,21 @@ OPEN = frozenset({"/health"})
 class Gateway:
     """The application. It starts and closes `dispatcher`, and closes `spool` last."""
 
-    def __init__(self, config: Config, dispatcher: Dispatcher, spool: SpoolWriter) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dispatcher: Dispatcher,
+        spool: SpoolWriter,
+        config_path: Path | None = None,
+    ) -> None:
         self._keys = KeyRing(config)
         self._routes = RouteWatcher(config)
         self._dispatcher = dispatcher
         self._spool = spool
         self._inference = Inference(config, self._routes, dispatcher)
+        self.configuration = (
+            ConfigWatcher(config_path, config, self.reconfigure) if config_path else None
+        )
         self._reads: dict[str, Handler] = {"/health": self._health, "/v1/models": self._models}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +88,21 @@ class Gateway:
         await handler(call)
 
     async def _health(self, call: Call) -> None:
-        await call.json({"status": "ok", "route_version": self._routes.table.version})
+        health: dict[str, Any] = {"status": "ok", "route_version": self._routes.table.version}
+        if self.configuration is not None:
+            health["config_hash"] = self.configuration.config.content_hash()
+            # The reason itself names paths and settings: it is in the log, not on an open path.
+            health["config"] = "kept" if self.configuration.problem else "current"
+        await call.json(health)
+
+    async def reconfigure(self, config: Config) -> None:
+        """Serve by another configuration; requests under way end on the old one."""
+        keys = KeyRing(config)
+        await self._dispatcher.reconfigure(config)
+        # No await from here on: a request sees all of the old configuration or all of the new.
+        self._keys = keys
+        self._routes.reconfigure(config)
+        self._inference.reconfigure(config)
 
     async def _models(self, call: Call) -> None:
         now, allowed = int(time.time()), call.key.models
@@ -88,11 +114,14 @@ class Gateway:
         """Open the backends and follow the routes; at the end, leave no row behind."""
         await self._dispatcher.start()
         await self._inference.limiter.start()
-        following = asyncio.create_task(self._routes.follow())
+        following = [asyncio.create_task(self._routes.follow())]
+        if self.configuration is not None:
+            following.append(asyncio.create_task(self.configuration.follow()))
         try:
             yield
         finally:
-            following.cancel()
+            for task in following:
+                task.cancel()
             await self._dispatcher.close()
             await self._inference.limiter.close()
             await asyncio.to_thread(self._spool.close)
@@ -110,9 +139,11 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def build_gateway(config: Config, dispatcher: Dispatcher, spool: SpoolWriter) -> Gateway:
-    """The application for a configuration."""
-    return Gateway(config, dispatcher, spool)
+def build_gateway(
+    config: Config, dispatcher: Dispatcher, spool: SpoolWriter, config_path: Path | None = None
+) -> Gateway:
+    """The application for a configuration; it follows the file at `config_path`, if given."""
+    return Gateway(config, dispatcher, spool, config_path)
 
 
 def _not_served(what: str, status: int) -> RequestError:

@@ -25,7 +25,7 @@ async def granted(limiter: Limiter, request: InferenceRequest, route: Route) -> 
         body=request.body,
         endpoint=request.endpoint,
         backends=backends,
-        tries=1 + max(0, route.retries) + len(route.fallback),
+        tries=max(0, route.retries) + len(backends),
     )
 
 

@@ -32,16 +32,20 @@ class Inference:
 
     def __init__(self, config: Config, routes: RouteWatcher, dispatcher: Dispatcher) -> None:
         self._max_body = config.gateway.max_body_bytes
-        self._grace = {
-            model: (route.on_client_gone or config.gateway.on_client_gone) == "drain"
-            for model, route in config.route.items()
-        }
+        self.reconfigure(config)
         self._drain_s = config.gateway.drain_timeout_s
         self._routes = routes
         self._dispatcher = dispatcher
         book = load_book(config)
         self._cost = CostTag(book)
         self.limiter = Limiter(config, book)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over what routes say about clients that leave."""
+        self._grace = {
+            model: (route.on_client_gone or config.gateway.on_client_gone) == "drain"
+            for model, route in config.route.items()
+        }
 
     async def answer(self, call: Call, endpoint: Served) -> None:
         """Read the request, send it to a backend, and send on what comes back."""

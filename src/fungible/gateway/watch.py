@@ -25,6 +25,7 @@ class RouteWatcher:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._from_file = True
         self._path = config.home_path() / "run" / "routes.json"
         self._stamp: tuple[int, int] | None = None
         self._load(initial_table(config))
@@ -38,12 +39,30 @@ class RouteWatcher:
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._load(decode_table(self._path.read_bytes(), str(self._path)))
+                self._from_file = False
         except FileNotFoundError:
             pass
         except (OSError, ConfigError) as error:
             log.warning("route table kept at version %d: %s", self.table.version, error)
         if self._expires_ns is not None and time.time_ns() >= self._expires_ns:
             self._load(self._whole)
+
+    def reconfigure(self, config: Config) -> None:
+        """Follow the same table under another configuration.
+
+        Routes that the table does not know yet are served as the file says.
+        """
+        self._config = config
+        if self._from_file:
+            self._load(initial_table(config))
+            return
+        missing = {
+            model: route
+            for model, route in initial_table(config).routes.items()
+            if model not in self._whole.routes
+        }
+        routes = {**self._whole.routes, **missing}
+        self._load(msgspec.structs.replace(self._whole, routes=routes))
 
     def _load(self, table: RouteTable) -> None:
         now = time.time_ns()

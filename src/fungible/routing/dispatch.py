@@ -32,6 +32,9 @@ from fungible.routing.table import Route, Shadow
 
 log = logging.getLogger(__name__)
 
+RETIRE_POLL_S = 0.5
+RETIRE_AFTER = 4
+
 
 class Line:
     """What one route needs beside its table entry: its settings, its budget, when it hedges."""
@@ -75,6 +78,7 @@ class Dispatcher(Sender):
         self.under_way: set[Dispatched] = set()
         self._shadows: set[asyncio.Task[None]] = set()
         self._racing: set[Running] = set()
+        self._leaving: dict[str, Place] = {}
         self._lines: dict[str, Line] = {}
         self._spend = _spend(config)
         self.shadows_dropped = 0
@@ -97,6 +101,53 @@ class Dispatcher(Sender):
         while tasks := self._shadows | self._rows | self._racing:
             await asyncio.gather(*tasks, return_exceptions=True)
         for place in self.places.values():
+            await place.backend.close()
+
+    async def reconfigure(self, config: Config) -> None:
+        """Send by another configuration from now on; attempts under way end on the old one.
+
+        Backends whose settings stayed keep their slots, queue and breaker. When this raises,
+        nothing has changed.
+
+        Raises:
+            ConfigError: An adapter refuses its settings.
+            UnavailableError: A new backend cannot open its connections.
+        """
+        fresh: dict[str, Place] = {}
+        try:
+            spend = _spend(config)
+            for name, settings in config.backend.items():
+                old = self.places.get(name)
+                if old is None or old.settings != settings:
+                    backend = build_backend(name, settings)
+                    fresh[name] = Place(backend)
+                    await backend.start()
+        except BaseException:
+            for place in fresh.values():
+                await place.backend.close()
+            raise
+        places = {name: fresh.get(name) or self.places[name] for name in config.backend}
+        gone = {name: place for name, place in self.places.items() if places.get(name) is not place}
+        same = {
+            model: one for model, one in config.route.items() if self.config.route.get(model) == one
+        }
+        self._lines = {model: line for model, line in self._lines.items() if model in same}
+        self.config, self._hash, self._spend = config, config.content_hash(), spend
+        self.places = places
+        self._leaving |= gone
+        for name, place in gone.items():
+            self._keep(self._retire(name, place), self._shadows)
+
+    async def _retire(self, name: str, place: Place) -> None:
+        """Close a backend that is configured no more, once nobody uses it."""
+        try:
+            idle = 0
+            while idle < RETIRE_AFTER:  # a request may have chosen it and not sent anything yet
+                idle = 0 if place.outstanding else idle + 1
+                await asyncio.sleep(RETIRE_POLL_S)
+        finally:
+            if self._leaving.get(name) is place:
+                del self._leaving[name]
             await place.backend.close()
 
     async def record(self, event: AttemptEvent) -> None:
@@ -229,12 +280,13 @@ class Dispatcher(Sender):
         self.in_background(self._abandon(attempt))
 
     def _place(self, name: str) -> Place:
-        if name not in self.places:
+        place = self.places.get(name) or self._leaving.get(name)
+        if place is None:
             raise UnavailableError(
                 f"no backend {name!r} is configured",
                 hint=f"configured: {', '.join(sorted(self.places)) or 'none'}",
             )
-        return self.places[name]
+        return place
 
     def _copy(self, request: InferenceRequest, shadow: Shadow, route_version: int) -> None:
         """Send the same to the shadow backend, unless there is no room to spare."""
