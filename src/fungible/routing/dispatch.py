@@ -77,6 +77,7 @@ class Dispatcher(Sender):
         self.places = {name: Place(backend) for name, backend in backends.items()}
         self.under_way: set[Dispatched] = set()
         self._shadows: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._racing: set[Running] = set()
         self._leaving: dict[str, Place] = {}
         self._lines: dict[str, Line] = {}
@@ -96,9 +97,9 @@ class Dispatcher(Sender):
         """Cancel shadows, leave rows of open answers, wait for them, then close the backends."""
         for answer in list(self.under_way):
             answer.abandon()
-        for task in self._shadows:
+        for task in self._shadows | self._retiring:
             task.cancel()
-        while tasks := self._shadows | self._rows | self._racing:
+        while tasks := self._shadows | self._retiring | self._rows | self._racing:
             await asyncio.gather(*tasks, return_exceptions=True)
         for place in self.places.values():
             await place.backend.close()
@@ -136,7 +137,7 @@ class Dispatcher(Sender):
         self.places = places
         self._leaving |= gone
         for name, place in gone.items():
-            self._keep(self._retire(name, place), self._shadows)
+            self._keep(self._retire(name, place), self._retiring)
 
     async def _retire(self, name: str, place: Place) -> None:
         """Close a backend that is configured no more, once nobody uses it."""

@@ -109,7 +109,10 @@ def _tell(place: Place, error: FungibleError) -> None:
     if isinstance(error, QueueFullError | QueueTimeoutError):
         breaker.abandoned()  # it was not asked
     elif error.transient or isinstance(error, StreamBrokenError):
+        trips = breaker.trips
         breaker.failed()
+        if breaker.trips != trips:
+            log.warning("%s is at rest, it keeps failing: %s", place.name, error.message)
         if isinstance(error, UpstreamError) and error.retry_after_s:
             breaker.rest(error.retry_after_s)
     elif isinstance(error, UpstreamRejectedError):

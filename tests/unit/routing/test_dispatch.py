@@ -234,12 +234,15 @@ async def test_an_answer_that_takes_too_long_in_all_is_interrupted(dispatching: 
         assert [row.status for row in setup.rows()] == ["interrupted"]
 
 
-async def test_a_failing_backend_is_left_alone(dispatching: Make, upstream: Upstream) -> None:
+async def test_a_failing_backend_is_left_alone_and_the_log_says_so_once(
+    dispatching: Make, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
     upstream.default = Script(status=500)
     async with dispatching(a=BackendSettings(url=upstream.url), b={}) as setup:
         for _ in range(20):
             await setup.ask(request(), route=route("b"))
         assert len(upstream.requests) == 5
+        assert caplog.text.count("a is at rest") == 1
         with pytest.raises(UpstreamConnectError):
             await setup.dispatcher.dispatch(request(), route=route())
         assert len(upstream.requests) == 6, "the only backend is tried even so"
