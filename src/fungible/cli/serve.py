@@ -86,6 +86,9 @@ def run_server(
             _announcing(app, stopping),
             log_level="warning",
             access_log=False,
+            # Nothing reads the client's address, so no header about it is believed.
+            proxy_headers=False,
+            server_header=False,
             timeout_graceful_shutdown=5,
             ws="none",
         ),

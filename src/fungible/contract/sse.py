@@ -68,6 +68,8 @@ def split_frames(chunk: bytes) -> list[bytes]:
 
 def frame_data(frame: bytes) -> bytes | None:
     """The `data` of one event (lines joined by newline), or `None` for comments and the like."""
+    if frame[:5] == b"data:" and frame[-2:] == b"\n\n" and frame.find(b"\n") == len(frame) - 2:
+        return frame[5:-2].removesuffix(b"\r").removeprefix(b" ")  # nearly always
     lines = [
         line[5:].removeprefix(b" ")
         for line in frame.replace(b"\r\n", b"\n").split(b"\n")

@@ -1,8 +1,9 @@
 """The spool: where a process puts its records before a reply ends.
 
 One folder per writing process. `write` and `commit` return when the records are on disk
-(appended and fsynced); whatever waits at the same moment shares one fsync. Segments are
-sealed after half a second or a mebibyte and then belong to the shipper.
+(appended and fsynced); whatever waits at the same moment, or within a millisecond while many
+write, shares one fsync. Segments are sealed after half a second or a mebibyte and then belong
+to the shipper.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from fungible.ledger.segments import OPEN, SEALED, encode_frame
 
 ROTATE_S = 0.5
 ROTATE_BYTES = 1 << 20
+# While several wait at once, batches begin at least this far apart: fewer, larger fsyncs.
+GATHER_S = 0.001
 _FLOATS: dict[type[Record], tuple[str, ...]] = {
     kind: tuple(name for name, note in kind.__annotations__.items() if "float" in str(note))
     for kind in RECORDS
@@ -98,13 +101,19 @@ class SpoolWriter:
             self._wake.notify()
 
     def _run(self) -> None:
+        gather_until = 0.0
         while True:
             with self._wake:
                 if not self._queue and not self._closed:
                     self._wake.wait(self._segment.remaining_s() if self._segment else None)
+            if self._queue and (rest := gather_until - time.monotonic()) > 0:
+                time.sleep(rest)
+            with self._wake:
                 batch, self._queue = self._queue, []
                 ending = self._closed and not batch
             if batch:
+                # Whoever writes alone waits for nobody.
+                gather_until = time.monotonic() + GATHER_S if len(batch) > 1 else 0.0
                 self._append(batch)
             if self._segment is not None and (ending or self._segment.full()):
                 self._seal(self._segment)

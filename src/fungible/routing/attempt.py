@@ -95,8 +95,9 @@ class Attempt:
             self._witness = witness
             witness.began()
         streamed = self.request.stream
+        self._timer = Deadline(self._token_by if streamed else self._deadline)
         try:
-            async with asyncio.timeout_at(self._token_by if streamed else self._deadline):
+            with self._timer:
                 self._reply = await self.place.backend.send(self._upstream_request())
                 self.http_status = self._reply.status
                 self.content_type = self._reply.content_type
@@ -105,6 +106,9 @@ class Attempt:
         except TimeoutError as error:
             what = "token" if streamed else "answer"
             raise UpstreamTimeoutError(f"{self.place.name} gave no {what} in time") from error
+        if streamed:
+            self._timer.stop()
+            self._timer = Deadline(self._deadline)
 
     async def _enter(self) -> None:
         """Wait for one of the backend's slots."""
@@ -160,8 +164,7 @@ class Attempt:
         return self._shown(await self._next(self._body))
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
-        if self._timer is None:
-            self._timer = Deadline(self._deadline)
+        assert self._timer is not None  # noqa: S101  # `open` came before
         try:
             with self._timer:
                 return await anext(body)
