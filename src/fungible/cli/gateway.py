@@ -10,6 +10,7 @@ from fungible.cli.workers import serve_workers
 from fungible.config import Config, load_config
 from fungible.errors import ConfigError
 from fungible.gateway.app import build_gateway
+from fungible.gateway.slow_clients import patient_protocol
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 
@@ -52,7 +53,8 @@ def serve(
         name = "gateway" if worker is None else f"gateway-{worker}"
         spool = SpoolWriter(config.spool_path(), name)
         dispatcher = Dispatcher(config=config, spool=spool)
-        run_server(build_gateway(config, dispatcher, spool, config_path), sock, name=name)
+        app = build_gateway(config, dispatcher, spool, config_path)
+        run_server(app, sock, name=name, http=patient_protocol(config.gateway))
 
 
 def _say(what: str) -> None:

@@ -70,7 +70,12 @@ def check_free(host: str, port: int) -> None:
 
 
 def run_server(
-    app: ASGIApp, sock: socket.socket, *, name: str, before_ready: Callable[[], None] | None = None
+    app: ASGIApp,
+    sock: socket.socket,
+    *,
+    name: str,
+    before_ready: Callable[[], None] | None = None,
+    http: type[asyncio.Protocol] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -91,6 +96,7 @@ def run_server(
             server_header=False,
             timeout_graceful_shutdown=5,
             ws="none",
+            http=http or "auto",
         ),
         stopping,
     )

@@ -14,6 +14,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         workers: Processes that share the port.
         on_client_gone: Whether a call whose client left is cancelled, or read to its end
             for its token counts, for at most `drain_timeout_s`.
+        header_timeout_s: Time for a request's head, from the connection or its first byte on.
+        body_timeout_s: Time for the rest of it.
+        write_timeout_s: How long a client may leave more than `write_buffer_bytes` unread.
     """
 
     host: str = "127.0.0.1"
@@ -21,6 +24,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     first_token_timeout_s: float = 60.0
     total_timeout_s: float = 300.0
     max_body_bytes: int = 10_000_000
+    max_header_bytes: int = 65_536
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    write_timeout_s: float = 30.0
+    write_buffer_bytes: int = 262_144
     max_shadows: int = 64
     workers: int = 1
     on_client_gone: ClientGone = "cancel"
