@@ -14,7 +14,7 @@ from gateway.processes import Server, free_port, running
 from peers.catalogue import OURS, Peer
 from peers.environments import INSTALL_S, NotInstalledError, interpreter
 
-LITELLM = Peer("", ("litellm[proxy]==1.109.1",))
+LITELLM = Peer("", ("litellm[proxy]==1.108.7",))
 TENSORZERO = Peer("", ("tensorzero==2026.6.0",))
 PORTKEY = "1.15.2"
 PEERS = ("litellm", "portkey", "tensorzero", "nginx")
@@ -140,7 +140,7 @@ def litellm(upstreams: Upstreams, home: Path, peers: Path, install: bool) -> Ite
 @contextlib.contextmanager
 def portkey(upstreams: Upstreams, home: Path, peers: Path, install: bool) -> Iterator[Gateway]:
     """Portkey's gateway under Node; it takes the upstream from headers and checks no key."""
-    script = _portkey(peers, install=install)
+    script = portkey_script(peers, install=install)
     port = free_port()
     command = ["node", script, "--headless", f"--port={port}"]
     with running(command, home / "log", port=port) as server:
@@ -168,7 +168,8 @@ def nginx_proxy(upstreams: Upstreams, home: Path, peers: Path, install: bool) ->
 SERVED = {"litellm": litellm, "portkey": portkey, "nginx": nginx_proxy}
 
 
-def _portkey(peers: Path, *, install: bool) -> Path:
+def portkey_script(peers: Path, *, install: bool) -> Path:
+    """Where its server lies, installed by npm when it is first needed."""
     home = peers / "portkey"
     script = home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     if script.exists():

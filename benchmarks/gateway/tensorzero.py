@@ -62,7 +62,7 @@ def measure(
         "messages": json.loads(wire.request(stream=False))["messages"],
     }
     done = subprocess.run(
-        [python, _DRIVER],
+        [python, "-P", _DRIVER],
         input=json.dumps(job),
         capture_output=True,
         text=True,
