@@ -13,30 +13,23 @@ Options (`[backend.NAME.options]`):
 | `cut_after` | | break a stream after this many words |
 | `usage` | true | whether it reports token counts |
 
-It keeps to `max_tokens` (a word is a token) and says so by `finish_reason`.
+It speaks chat, completions, `/tokenize` (a word is a token) and embeddings, whose vectors are
+simulated. It keeps to `max_tokens` and says so by `finish_reason`.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
 from fungible.backends.base import Capabilities, Reply
+from fungible.backends.null_forms import ChatForm, CompletionForm, embeddings
 from fungible.backends.upstream_errors import error_for_status
 from fungible.config import BackendSettings
 from fungible.contract.inference import InferenceRequest
-from fungible.contract.openai import (
-    AssistantMessage,
-    ChatChunk,
-    ChatCompletion,
-    Choice,
-    ChunkChoice,
-    Delta,
-    UsageBody,
-)
-from fungible.contract.sse import DONE, encode_frame
-from fungible.errors import ConfigError, StreamBrokenError
+from fungible.contract.openai import UsageBody
+from fungible.contract.sse import DONE
+from fungible.errors import ConfigError, RequestError, StreamBrokenError
 
 
 class NullOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +49,12 @@ class NullOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class NullBackend:
     """Answers by script, in process."""
 
-    capabilities = Capabilities(seed=False, stop=False, logprobs=False)
+    capabilities = Capabilities(
+        endpoints=frozenset({"chat/completions", "completions", "embeddings", "tokenize"}),
+        seed=False,
+        stop=False,
+        logprobs=False,
+    )
 
     def __init__(self, name: str, settings: BackendSettings) -> None:
         self.name = name
@@ -82,7 +80,19 @@ class NullBackend:
         turns = request.body.get("messages", [])
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise error_for_status(self.name, 400, b"messages must be a list of objects")
-        return _NullReply(request, options)
+        try:
+            return self._reply(request, options)
+        except RequestError as error:
+            raise error_for_status(self.name, 400, error.message.encode()) from error
+
+    def _reply(self, request: InferenceRequest, options: NullOptions) -> Reply:
+        if request.endpoint == "embeddings":
+            return _WholeReply(embeddings(request.body, usage=options.usage))
+        if request.endpoint == "tokenize":
+            count = ChatForm(request).prompt_words(request.body)
+            return _WholeReply(msgspec.json.encode({"count": count}))
+        form = CompletionForm(request) if request.endpoint == "completions" else ChatForm(request)
+        return _NullReply(request, options, form)
 
     async def healthy(self) -> bool:
         """Always."""
@@ -92,13 +102,31 @@ class NullBackend:
         """Nothing to close."""
 
 
+class _WholeReply:
+    """An answer that was ready at once."""
+
+    status = 200
+    content_type = "application/json"
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body."""
+        yield self._body
+
+    async def close(self) -> None:
+        """Nothing to cancel."""
+
+
 class _NullReply:
     status = 200
 
-    def __init__(self, request: InferenceRequest, options: NullOptions) -> None:
+    def __init__(self, request: InferenceRequest, options: NullOptions, form: ChatForm) -> None:
         self.content_type = "text/event-stream" if request.stream else "application/json"
         self._options = options
         self._request = request
+        self._form = form
         count = options.tokens
         words = options.text.split() if count is None else ["null"] * count
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
@@ -106,7 +134,7 @@ class _NullReply:
         if isinstance(limit, int) and limit < len(words):
             words, self._finish = words[:limit], "length"
         self._words = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
-        prompt = sum(_words(turn.get("content")) for turn in request.body.get("messages", []))
+        prompt = form.prompt_words(request.body)
         self._usage = UsageBody(
             prompt_tokens=prompt,
             completion_tokens=len(words),
@@ -115,45 +143,25 @@ class _NullReply:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body: one event a word, or one JSON object."""
-        head = {"id": f"null-{self._request.request_id}", "created": int(time.time())}
+        form, options = self._form, self._options
         if not self._request.stream:
-            await _pause(self._options.itl_ms * len(self._words))
-            choice = Choice(
-                message=AssistantMessage(content="".join(self._words)),
-                finish_reason=self._finish,
-            )
-            answer = ChatCompletion(**head, model="null", choices=[choice], usage=self._usage)  # type: ignore[arg-type]
-            body = msgspec.to_builtins(answer)
-            if not self._options.usage:
-                del body["usage"]
-            yield msgspec.json.encode(body)
+            await _pause(options.itl_ms * len(self._words))
+            usage = self._usage if options.usage else None
+            yield form.whole("".join(self._words), self._finish, usage)
             return
         for at, word in enumerate(self._words):
-            if at == self._options.cut_after:
+            if at == options.cut_after:
                 raise StreamBrokenError("null: the stream was cut, as scripted")
             if at:
-                await _pause(self._options.itl_ms)
-            delta = Delta(role="assistant" if at == 0 else None, content=word)
-            yield self._frame(head, [ChunkChoice(delta=delta)])
-        yield self._frame(head, [ChunkChoice(delta=Delta(), finish_reason=self._finish)])
-        if self._options.usage and _wants_usage(self._request):
-            yield self._frame(head, [], self._usage)
+                await _pause(options.itl_ms)
+            yield form.piece(word, first=at == 0)
+        yield form.end(self._finish)
+        if options.usage and _wants_usage(self._request):
+            yield form.counts(self._usage)
         yield DONE
-
-    def _frame(
-        self, head: dict[str, object], choices: list[ChunkChoice], usage: UsageBody | None = None
-    ) -> bytes:
-        chunk = ChatChunk(**head, model="null", choices=choices, usage=usage)  # type: ignore[arg-type]
-        return encode_frame(msgspec.json.encode(chunk))
 
     async def close(self) -> None:
         """Nothing to cancel."""
-
-
-def _words(content: object) -> int:
-    """Words of a turn's text; other parts cost nothing here."""
-    parts = content if isinstance(content, list) else [{"text": content or ""}]
-    return sum(len(str(part.get("text", "")).split()) for part in parts if isinstance(part, dict))
 
 
 def _wants_usage(request: InferenceRequest) -> bool:

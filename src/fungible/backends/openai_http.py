@@ -49,12 +49,17 @@ class OpenAIHTTPBackend:
         if self.settings.model:
             body = body | {"model": self.settings.model}
         answer = await self._pool.post(
-            f"{self._root}/{request.endpoint}",
+            self._url(request.endpoint),
             msgspec.json.encode(body),
             self._headers | {"X-Request-Id": request.request_id},
             "text/event-stream" if request.stream else "application/json",
         )
         return PassedReply(answer, stream=request.stream)
+
+    def _url(self, endpoint: Endpoint) -> str:
+        # vLLM and our engine have it beside `/v1`, not under it.
+        root = self._root.removesuffix("/v1") if endpoint == "tokenize" else self._root
+        return f"{root}/{endpoint}"
 
     async def healthy(self) -> bool:
         """Whether `GET /models` answers within a second."""

@@ -29,6 +29,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     body_timeout_s: float = 60.0
     write_timeout_s: float = 30.0
     write_buffer_bytes: int = 262_144
+    fields: Literal["lenient", "strict"] = "lenient"
     max_shadows: int = 64
     workers: int = 1
     on_client_gone: ClientGone = "cancel"

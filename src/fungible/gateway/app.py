@@ -57,7 +57,7 @@ class Gateway:
             await self._lifespan(receive, send)
             return
         endpoint = ENDPOINTS.get(scope["path"])
-        call = Call(scope, receive, send, endpoint.format if endpoint else None)
+        call = Call(scope, receive, send, endpoint)
         try:
             await self._serve(call)
         except ClientGoneError as error:

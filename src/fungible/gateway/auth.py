@@ -104,8 +104,8 @@ def attribute(
 
     Where the key is silent, the headers `x-fungible-feature` and `x-fungible-customer` count,
     then `metadata.feature` and `metadata.customer` of the body. `x-fungible-session`,
-    `metadata.session`, or else `user` names the conversation. The rest of the metadata and
-    the pairs of `x-fungible-tags` (`name=value, …`) are tags.
+    `metadata.session`, or else `user` (Anthropic: `metadata.user_id`) names the conversation.
+    The rest of the metadata and the pairs of `x-fungible-tags` (`name=value, …`) are tags.
 
     Args:
         name: The key's name; empty for an anonymous request.
@@ -128,12 +128,13 @@ def attribute(
         metadata.pop(part, None)
     if tags := given.get("x-fungible-tags"):
         metadata = _pairs(tags) | metadata
+    user = body.get("user") or metadata.pop("user_id", "")
     return Attribution(
         key=name,
         owner=key.owner,
         customer=key.customer or said["customer"],
         feature=key.feature or said["feature"],
-        session=said["session"] or str(body.get("user") or "")[:_TEXT_LIMIT],
+        session=said["session"] or str(user)[:_TEXT_LIMIT],
         tags=dict(list(metadata.items())[:_TAG_LIMIT]),
     )
 

@@ -8,7 +8,6 @@ from fungible.errors import ClientGoneError, FungibleError
 from fungible.gateway.auth import attribute, check_model
 from fungible.gateway.call import Call, HeaderList
 from fungible.gateway.cost import CostTag
-from fungible.gateway.endpoints import Served
 from fungible.gateway.grants import granted
 from fungible.gateway.presence import Presence
 from fungible.gateway.watch import RouteWatcher
@@ -17,6 +16,7 @@ from fungible.limits.limiter import Limiter
 from fungible.routing.answer import Dispatched
 from fungible.routing.dispatch import Dispatcher
 from fungible.routing.table import Route
+from fungible.wire.formats import WireFormat
 
 _NO_CACHE = (b"cache-control", b"no-cache")
 _DURABLE = (b"x-fungible-ledger", b"durable")
@@ -47,7 +47,7 @@ class Inference:
             for model, route in config.route.items()
         }
 
-    async def answer(self, call: Call, endpoint: Served) -> None:
+    async def answer(self, call: Call, endpoint: WireFormat) -> None:
         """Read the request, send it to a backend, and send on what comes back."""
         asked = endpoint.read(await call.body(self._max_body))
         table = self._routes.table
@@ -55,10 +55,10 @@ class Inference:
         request = InferenceRequest(
             request_id=call.request_id,
             model=asked.model,
-            body=asked.fields,
-            endpoint=endpoint.format.endpoint,
+            body=asked.body,
+            endpoint=endpoint.endpoint,
             stream=asked.stream,
-            attribution=attribute(call.key_name, call.key, asked.fields, call.own_headers()),
+            attribution=attribute(call.key_name, call.key, asked.body, call.own_headers()),
         )
         route = table.routes[asked.model]
         grant = await granted(self.limiter, request, route)

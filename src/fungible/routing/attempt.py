@@ -15,6 +15,7 @@ from fungible.contract.sse import split_frames
 from fungible.errors import (
     FungibleError,
     StreamBrokenError,
+    UnsupportedError,
     UpstreamError,
     UpstreamTimeoutError,
 )
@@ -56,6 +57,7 @@ class Attempt:
         self._format = FORMATS[self._bridge.endpoint if self._bridge else request.endpoint]
         self.seen = self._format.observer()
         self.dropped: tuple[str, ...] = ()
+        self._strict = config.gateway.fields == "strict"
         self.last = b""
         self._broken: UpstreamError | None = None
         self.status: Status = "error"
@@ -128,6 +130,7 @@ class Attempt:
             self.dropped = self._bridge.dropped
             endpoint = self._bridge.endpoint
             request = msgspec.structs.replace(request, body=body, endpoint=endpoint)
+        request = self._without_ignored(request)
         capable = self._format.asks_usage and self.place.backend.capabilities.usage_in_stream
         if not request.stream or not capable:
             return request
@@ -137,6 +140,27 @@ class Attempt:
         self._hide_usage = True
         body = request.body | {"stream_options": options | {"include_usage": True}}
         return msgspec.structs.replace(request, body=body)
+
+    def _without_ignored(self, request: InferenceRequest) -> InferenceRequest:
+        """The request without fields that the backend would accept and not act on.
+
+        Raises:
+            UnsupportedError: A field would have to be left out, and the policy is `strict`.
+        """
+        ignored = self.place.backend.capabilities.ignored_fields
+        if ignored:
+            names = [name for name in ignored.intersection(request.body) if _says(request, name)]
+            if names:
+                body = {name: item for name, item in request.body.items() if name not in names}
+                request = msgspec.structs.replace(request, body=body)
+                self.dropped += tuple(sorted(names))
+        if self.dropped and self._strict:
+            raise UnsupportedError(
+                f"{self.dropped[0]}: {self.place.name} would not act on it",
+                hint='leave it out, or set [gateway] fields = "lenient"',
+                param=self.dropped[0],
+            )
+        return request
 
     async def _read_early(self, body: AsyncIterator[bytes]) -> None:
         if not self.request.stream:
@@ -286,3 +310,8 @@ class Attempt:
         reply, self._reply = self._reply, None
         if reply is not None:
             await reply.close()
+
+
+def _says(request: InferenceRequest, name: str) -> bool:
+    """Whether a field asks for anything."""
+    return request.body[name] not in (None, [], {})
