@@ -204,5 +204,6 @@ async def test_what_no_sdk_would_send(world: World) -> None:
     assert "20000" in answer["error"]["message"]
     assert (await send(None, "GET"))[0] == 405
     assert (await send(None, "GET", "/v1/nothing"))[0] == 404
-    assert (await send(None, "GET", "/health")) == (200, {"status": "ok", "route_version": 0})
+    status, health = await send(None, "GET", "/health")
+    assert (status, health["status"], health["route_version"]) == (200, "ok", 0)
     assert world.upstream.requests == []

@@ -6,8 +6,8 @@ bound; limits are the dispatcher's business. A `Reply` must be closed by whoever
 also when it was not read to the end: closing cancels the upstream call.
 """
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -52,6 +52,30 @@ class Reply(Protocol):
 
     async def close(self) -> None:
         """Free the connection, cancelling the upstream call if it is still running."""
+        ...
+
+
+@runtime_checkable
+class PushedReply(Reply, Protocol):
+    """A reply whose stream can also be pushed, which costs less for each token.
+
+    `push` may take over from `chunks` at any time, also after some were read.
+    """
+
+    async def push(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with whole events as they arrive; returns where `chunks` would end.
+
+        Raises:
+            UpstreamError: As `chunks`; and whatever `take` raised, which ends it.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Take no more from the upstream for now."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
         ...
 
 

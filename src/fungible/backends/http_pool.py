@@ -6,7 +6,7 @@ and no header that authorizes a request leaves it in one.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -204,10 +204,31 @@ class Answer:
         """
         try:
             return await self._response.piece()
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{self.backend} fell silent") from error
         except OSError as error:
-            raise StreamBrokenError(f"{self.backend} cut the stream: {error}") from error
+            raise self._cut(error) from error
+
+    async def push(self, take: Callable[[bytes], None]) -> None:
+        """The rest of the body, pushed as it arrives; same errors as `piece`, and those of `take`.
+
+        It can be held up by `pause` until `resume`.
+        """
+        try:
+            await self._response.push(take)
+        except OSError as error:
+            raise self._cut(error) from error
+
+    def pause(self) -> None:
+        """Take no more from the connection for now."""
+        self._response.pause()
+
+    def resume(self) -> None:
+        """Take on."""
+        self._response.resume()
+
+    def _cut(self, error: OSError) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeoutError(f"{self.backend} fell silent")
+        return StreamBrokenError(f"{self.backend} cut the stream: {error}")
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, cut anywhere; same errors as `piece`."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fungible.backends.http_pool import Answer
-from fungible.contract.sse import EventBuffer, frame_data
+from fungible.contract.sse import EventBuffer
 from fungible.errors import StreamBrokenError
 
 MOST_EVENT_BYTES = 8 << 20
@@ -17,14 +17,37 @@ class PassedReply:
         self.content_type = answer.content_type
         self._answer = answer
         self._stream = stream
+        self._buffer = EventBuffer()
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Whole events, several at a time; or the body once."""
         answer = self._answer
-        return WholeEvents(answer.piece, answer) if self._stream else self._whole()
+        return WholeEvents(answer.piece, answer, self._buffer) if self._stream else self._whole()
 
     async def _whole(self) -> AsyncIterator[bytes]:
         yield self._answer.without_secrets(await self._answer.whole())
+
+    async def push(self, take: Callable[[bytes], None]) -> None:
+        """What `chunks` gives, pushed; see `backends.base.PushedReply`."""
+        answer, buffer = self._answer, self._buffer
+
+        def taken(piece: bytes) -> None:
+            if events := buffer.feed(piece):
+                take(answer.without_secrets(events))
+            elif len(buffer.rest) > MOST_EVENT_BYTES:
+                raise too_long(answer.backend)
+
+        await answer.push(taken)
+        if rest := buffer.last():
+            take(answer.without_secrets(rest))
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._answer.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._answer.resume()
 
     async def close(self) -> None:
         """Free the connection."""
@@ -39,12 +62,18 @@ class WholeEvents:
     Args:
         more: The next bytes; none at the end.
         answer: Whose they are.
+        buffer: Where bytes wait for the end of their event.
     """
 
-    def __init__(self, more: Callable[[], Awaitable[bytes]], answer: Answer) -> None:
+    def __init__(
+        self,
+        more: Callable[[], Awaitable[bytes]],
+        answer: Answer,
+        buffer: EventBuffer | None = None,
+    ) -> None:
         self._more = more
         self._answer = answer
-        self._buffer = EventBuffer()
+        self._buffer = buffer or EventBuffer()
 
     def __aiter__(self) -> "WholeEvents":
         return self
@@ -61,9 +90,12 @@ class WholeEvents:
             if events := buffer.feed(piece):
                 return self._answer.without_secrets(events)
             if len(buffer.rest) > MOST_EVENT_BYTES:
-                raise StreamBrokenError(f"{self._answer.backend} sent an event without an end")
-        # Some servers leave out the blank line after the last event.
-        rest, buffer.rest = buffer.rest, b""
-        if frame_data(rest) is None:
-            raise StopAsyncIteration
-        return self._answer.without_secrets(rest + b"\n\n")
+                raise too_long(self._answer.backend)
+        if rest := buffer.last():
+            return self._answer.without_secrets(rest)
+        raise StopAsyncIteration
+
+
+def too_long(backend: str) -> StreamBrokenError:
+    """An event that does not end would fill memory."""
+    return StreamBrokenError(f"{backend} sent an event without an end")

@@ -43,6 +43,11 @@ class EventBuffer:
         self.rest = buffer[end:]
         return buffer[:end]
 
+    def last(self) -> bytes:
+        """What the stream ended with: some servers leave out the blank line after it."""
+        rest, self.rest = self.rest, b""
+        return b"" if frame_data(rest) is None else rest + b"\n\n"
+
 
 def _cut(buffer: bytes) -> Iterator[bytes]:
     start = 0

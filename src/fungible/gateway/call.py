@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from fungible.config import KeySettings
 from fungible.contract.ids import new_id
 from fungible.errors import ClientGoneError, FungibleError, LimitError, RequestError, UpstreamError
+from fungible.gateway.writer import EXTENSION, Writer
 from fungible.wire.formats import FORMATS, WireFormat
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -25,6 +26,7 @@ class Call:
         key: Settings of the key it came with, named `key_name`.
         format: How errors are said here: the endpoint's own format.
         more_headers: What the head of any answer says besides.
+        writer: The client's connection, where the server gives it.
         started: Whether the head of an answer was sent.
     """
 
@@ -38,6 +40,7 @@ class Call:
         self.format = wire or FORMATS["chat/completions"]
         self.started = False
         self.more_headers: Mapping[str, str] = {}
+        self.writer: Writer | None = scope.get("extensions", {}).get(EXTENSION)
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""

@@ -10,6 +10,7 @@ from fungible.gateway.call import Call, HeaderList
 from fungible.gateway.cost import CostTag
 from fungible.gateway.grants import granted
 from fungible.gateway.presence import Presence
+from fungible.gateway.sink import Sink
 from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.prices import load_book
 from fungible.limits.limiter import Limiter
@@ -109,15 +110,29 @@ class Inference:
 
     async def _stream(self, call: Call, answer: Dispatched, client: Presence) -> None:
         """Send events as they come; a broken stream ends in an error event."""
-        send, pull = call.send, answer.pull
+        writer = call.writer
         try:
-            while not answer.ended:
-                piece = await pull()
-                if client.gone:
-                    answer.abandoned = True
-                    continue
-                await send(
-                    {"type": "http.response.body", "body": piece, "more_body": not answer.ended}
-                )
+            if writer is not None and writer.direct:
+                await self._push(call, answer, Sink(writer, answer, client))
+            else:
+                await self._pull(call, answer, client)
         except FungibleError as error:
             await call.fail(error)
+
+    async def _push(self, call: Call, answer: Dispatched, sink: Sink) -> None:
+        try:
+            last = await answer.push(sink.write)
+        finally:
+            sink.close()
+        await call.send({"type": "http.response.body", "body": last})
+
+    async def _pull(self, call: Call, answer: Dispatched, client: Presence) -> None:
+        """The same by ASGI alone, for servers that have no `Writer`."""
+        while not answer.ended:
+            piece = await answer.pull()
+            if client.gone:
+                answer.abandoned = True
+                continue
+            await call.send(
+                {"type": "http.response.body", "body": piece, "more_body": not answer.ended}
+            )

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from fungible.config import GatewaySettings
 from fungible.errors import RequestError
+from fungible.gateway.writer import GatewayProtocol
 
 _IDLE, _HEAD, _BODY = range(3)
 _REASONS = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -24,7 +25,7 @@ def patient_protocol(settings: GatewaySettings) -> type[HttpToolsProtocol]:
     return type("PatientProtocol", (_PatientProtocol,), {"settings": settings})
 
 
-class _PatientProtocol(HttpToolsProtocol):
+class _PatientProtocol(GatewayProtocol):
     settings: GatewaySettings
 
     def __init__(

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from fungible.http.connection import Connection
@@ -52,6 +52,47 @@ class Answer:
             parts.append(data)
             size += len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def push(self, take: Callable[[bytes], None]) -> asyncio.Future[None]:
+        """Push the rest of the body to `take` as it arrives, instead of `piece` by piece.
+
+        The future is done at the end; it fails as `piece` would, or as `take` did. `close`
+        ends it, too.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        connection = self._connection
+        if connection is None:
+            done.set_result(None)
+            return done
+
+        def taken(piece: bytes) -> None:
+            try:
+                if not done.done():
+                    take(piece)
+            except Exception as error:  # noqa: BLE001  # whoever waits for the end is told
+                done.set_exception(error)
+                connection.close()
+
+        def ended() -> None:
+            if done.done():
+                return
+            if connection.failure is not None:
+                done.set_exception(connection.failure)
+            else:
+                done.set_result(None)
+
+        connection.listen(taken, ended)
+        return done
+
+    def pause(self) -> None:
+        """Take no more from the connection for now."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Take on."""
+        if self._connection is not None:
+            self._connection.resume()
 
     def close(self) -> None:
         """Give the connection back if the answer was read, drop it otherwise."""

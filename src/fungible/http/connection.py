@@ -48,6 +48,8 @@ class Connection(asyncio.Protocol):
         self._decode: Callable[[bytes], bytes] | None = None
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], None] | None = None
+        self._ended: Callable[[], None] | None = None
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,9 +68,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes = self._held = 0
         self._decode = None
         self._parts.clear()
-        if self._paused:  # whoever read the answer before did not read all of it
-            self._paused = False
-            self._transport.resume_reading()
+        self._take = self._ended = None
+        self.resume()  # whoever read the answer before did not read all of it
         self._heard_at = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._idle_s, self._watch)
@@ -94,12 +95,46 @@ class Connection(asyncio.Protocol):
         data = self._parts.popleft() if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._held = 0
+        self.resume()
+        return data
+
+    def listen(self, take: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+        """Push the rest of the body instead of letting it be pulled.
+
+        No task wakes up for a piece then, which is what most of a streamed token costs.
+
+        Args:
+            take: Called with each piece, in the turn of the loop in which it came.
+            ended: Called once, after the last; `failure` says why, if it came too early.
+        """
+        self._take, self._ended = take, ended
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._held = 0
+            take(data)
+        self.resume()
+        if self.complete or self._failure is not None:
+            self._end()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the answer will not be complete."""
+        return self._failure
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
         if self._paused and self._transport is not None:
             self._paused = False
             # Silence that we caused is not the peer's.
             self._heard_at = self._loop.time()
             self._transport.resume_reading()
-        return data
 
     def close(self) -> None:
         """Drop the connection and whatever was under way on it."""
@@ -203,11 +238,14 @@ class Connection(asyncio.Protocol):
             return
         if self._decode is not None:
             data = self._decode(data)
+        if self._take is not None:
+            if data:
+                self._take(data)
+            return
         self._parts.append(data)
         self._held += len(data)
-        if self._held > PAUSE_ABOVE and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._held > PAUSE_ABOVE:
+            self.pause()
 
     def on_message_complete(self) -> None:
         """The end of an answer, or of an interim one."""
@@ -240,7 +278,14 @@ class Connection(asyncio.Protocol):
             self._failure = error
         self.close()
 
+    def _end(self) -> None:
+        ended, self._take, self._ended = self._ended, None, None
+        if ended is not None:
+            ended()
+
     def _wake(self) -> None:
+        if self._ended is not None and (self.complete or self._failure is not None):
+            self._end()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             if self._failure is not None and not self._parts:

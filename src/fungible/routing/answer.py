@@ -1,7 +1,7 @@
 """An answer that has begun: its reader takes it to the end, and the row comes before the end."""
 
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol
 
 from fungible.contract.events import AttemptEvent
@@ -63,20 +63,57 @@ class Dispatched:
             UpstreamError: The upstream broke off or fell silent; nothing says `[DONE]` then.
             DiskError: The row could not be written; the end of the answer is withheld.
         """
-        if self.ended:
-            return b""
+        return b"" if self.ended else await self._watched(self._pulled())
+
+    async def push(self, write: Callable[[bytes], None]) -> bytes:
+        """Call `write` with the pieces of a stream as they come; the last one is returned.
+
+        Where the backend can, no task wakes up for a piece. Raises what `pull` raises.
+        """
+        return await self._watched(self._pushed(write))
+
+    async def _pulled(self) -> bytes:
         attempt = self._attempt
-        try:
-            if self.streamed:
-                for events in self._early:
+        if self.streamed:
+            for events in self._early:
+                return events
+            while not attempt.done:
+                if events := await attempt.more():
                     return events
-                while not attempt.done:
-                    if events := await attempt.more():
-                        return events
-            await self._commit()
-            self.ended = True
-            await attempt.close()
-            return attempt.last if self.streamed else b"".join(attempt.early)
+        return await self._last()
+
+    async def _pushed(self, write: Callable[[bytes], None]) -> bytes:
+        attempt = self._attempt
+        for events in self._early:
+            write(events)
+        if (reply := attempt.pushed) is not None and not attempt.done:
+            await attempt.push(reply, write)
+        while not attempt.done:
+            if events := await attempt.more():
+                write(events)
+        return await self._last()
+
+    def hold(self) -> None:
+        """Take no more from the backend for now, where it pushes."""
+        if (reply := self._attempt.pushed) is not None:
+            reply.pause()
+
+    def go_on(self) -> None:
+        """Take on."""
+        if (reply := self._attempt.pushed) is not None:
+            reply.resume()
+
+    async def _last(self) -> bytes:
+        attempt = self._attempt
+        await self._commit()
+        self.ended = True
+        await attempt.close()
+        return attempt.last if self.streamed else b"".join(attempt.early)
+
+    async def _watched(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
+        """Leave a row of what breaks."""
+        try:
+            return await reading
         except UpstreamError as error:
             await self._broken(error)
             raise

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import msgspec
 
-from fungible.backends.base import Reply
+from fungible.backends.base import PushedReply, Reply
 from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Role, Status
 from fungible.contract.ids import new_id
@@ -187,16 +187,60 @@ class Attempt:
             raise self._broken
         return self._shown(await self._next(self._body))
 
-    async def _next(self, body: AsyncIterator[bytes]) -> bytes:
-        assert self._timer is not None  # noqa: S101  # `open` came before
+    @property
+    def pushed(self) -> PushedReply | None:
+        """The reply, if the rest of a stream can be pushed."""
+        return self._reply if isinstance(self._reply, PushedReply) else None
+
+    async def push(self, reply: PushedReply, write: Callable[[bytes], None]) -> None:
+        """Call `write` with what `more` would return until the stream is `done`.
+
+        Raises:
+            StreamBrokenError: The upstream stopped before it was complete.
+            UpstreamTimeoutError: It fell silent, or the whole took too long.
+        """
+        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def taken(events: bytes) -> None:
+            if not finished.done() and self._pass_on(events, write):
+                finished.set_result(None)
+
+        pushing = asyncio.ensure_future(reply.push(taken))
         try:
-            with self._timer:
+            with self._in_time():
+                await asyncio.wait({pushing, finished}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
+        finally:
+            pushing.cancel()
+            pushing.add_done_callback(_retrieve)
+        if not finished.done():
+            pushing.result()
+            raise self._ended_early()
+
+    def _pass_on(self, events: bytes, write: Callable[[bytes], None]) -> bool:
+        """Write what the client may see of some events; whether the stream is done."""
+        if self._broken is None and (shown := self._shown(events)):
+            write(shown)
+        if self._broken is not None:
+            raise self._broken
+        return self.done
+
+    def _in_time(self) -> Deadline:
+        assert self._timer is not None  # noqa: S101  # `open` came before
+        return self._timer
+
+    def _ended_early(self) -> StreamBrokenError:
+        return StreamBrokenError(f"{self.place.name} ended without {self._format.last}")
+
+    async def _next(self, body: AsyncIterator[bytes]) -> bytes:
+        try:
+            with self._in_time():
                 return await anext(body)
         except TimeoutError as error:
             raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
         except StopAsyncIteration as error:
-            last = self._format.last
-            raise StreamBrokenError(f"{self.place.name} ended without {last}") from error
+            raise self._ended_early() from error
 
     def _shown(self, chunk: bytes) -> bytes:
         """Look at whole events: those that the client may see now, in its own format."""
@@ -315,3 +359,9 @@ class Attempt:
 def _says(request: InferenceRequest, name: str) -> bool:
     """Whether a field asks for anything."""
     return request.body[name] not in (None, [], {})
+
+
+def _retrieve(pushing: asyncio.Future[None]) -> None:
+    """What comes after the last event of a stream matters to nobody."""
+    if not pushing.cancelled():
+        pushing.exception()

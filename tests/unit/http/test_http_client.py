@@ -258,3 +258,85 @@ async def test_tls_is_checked(
         monkeypatch.setattr(client_module, "_tls", lambda: trusting)
         assert await ask(client, server) == (200, b"ok")
         assert await ask(client, server) == (200, b"ok")
+
+
+async def pushed(client: Client, server: RawServer, took: list[bytes]) -> None:
+    answer = await client.post(server.url, b"", b"")
+    try:
+        await answer.push(took.append)
+    finally:
+        answer.close()
+
+
+async def test_a_pushed_answer_is_the_same_and_frees_its_connection(client: Client) -> None:
+    async with RawServer(
+        [chunked(b"a", end=b""), 0.02, b"1\r\nb\r\n", 0.02, b"0\r\n\r\n"]
+    ) as server:
+        for _ in range(3):
+            took: list[bytes] = []
+            await pushed(client, server, took)
+            assert b"".join(took) == b"ab"
+        assert server.connections == 1
+
+
+async def test_push_takes_over_from_piece(client: Client) -> None:
+    async with RawServer([chunked(b"a", end=b""), 0.05, b"1\r\nb\r\n0\r\n\r\n"]) as server:
+        answer = await client.post(server.url, b"", b"")
+        took = [await answer.piece()]
+        await answer.push(took.append)
+        assert took == [b"a", b"b"]
+        answer.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([chunked(b"a", end=b""), 0.02, None], ConnectionBrokenError),
+        ([chunked(b"a", end=b""), 5.0], TimeoutError),
+        ([chunked(b"a", end=b"zz\r\n")], MalformedAnswerError),
+    ],
+    ids=["reset", "silence", "malformed"],
+)
+async def test_a_pushed_answer_fails_as_a_pulled_one(
+    script: list[Step], error: type[Exception]
+) -> None:
+    client = Client(connect_timeout_s=2, idle_timeout_s=0.3)
+    async with RawServer(script) as server:
+        took: list[bytes] = []
+        with pytest.raises(error):
+            await pushed(client, server, took)
+        assert b"".join(took) in (b"a", b"")
+    await client.close()
+
+
+async def test_whoever_takes_may_refuse(client: Client) -> None:
+    def take(_: bytes) -> None:
+        raise LookupError
+
+    async with RawServer([chunked(b"a", end=b""), 30.0]) as server:
+        answer = await client.post(server.url, b"", b"")
+        with pytest.raises(LookupError):
+            await answer.push(take)
+        answer.close()
+        await asyncio.wait_for(server.gone.wait(), 10)
+
+
+async def test_a_pushed_answer_can_be_held_up(client: Client) -> None:
+    block = b"x" * (1 << 20)
+    async with RawServer([chunked(*[block] * 16)]) as server:
+        answer = await client.post(server.url, b"", b"")
+        took = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal took
+            took += len(piece)
+            answer.pause()
+
+        pushing = answer.push(take)
+        await asyncio.sleep(0.2)
+        assert took < 4 << 20
+        while not pushing.done():
+            answer.resume()
+            await asyncio.sleep(0)
+        assert took == 16 << 20
+        answer.close()
