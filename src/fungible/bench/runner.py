@@ -13,7 +13,7 @@ from fungible.bench.trace import Trace, TraceRow, synthesise
 from fungible.contract.events import BenchEvent
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest
-from fungible.contract.sse import frame_data
+from fungible.contract.sse import frame_data, split_frames
 from fungible.errors import InputError, UpstreamError
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
@@ -188,8 +188,8 @@ async def _send(job: _Job, at: int, due: float) -> tuple[Timing, str]:
     try:
         dispatched = await job.dispatcher.dispatch(_request(job, at), backend=job.backend)
         try:
-            async for frame in dispatched.chunks():
-                if _has_content(frame):
+            async for events in dispatched.chunks():
+                if any(map(_has_content, split_frames(events))):
                     last = job.now()
                     first = last if first is None else first
         finally:
