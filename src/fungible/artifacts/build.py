@@ -32,7 +32,7 @@ from fungible.artifacts.store import ArtifactStore
 from fungible.artifacts.variants import WRITERS, Progress
 from fungible.errors import ArtifactError
 
-RECIPE = 2
+RECIPE = 3
 _LIBRARIES = ("fungible", "gguf", "jax", "numpy", "onnx", "onnxruntime", "tokenizers")
 
 

@@ -45,14 +45,14 @@ def build_ort_graph(config: ModelConfig, weights: BlockWeights, weights_file: st
             layer_tensor(layer + 1, "input_layernorm") if layer + 1 < config.layers else FINAL_NORM
         )
         x, normed = decoder.add(x, decoder.feed_forward(normed, layer), after)
-    rows = normed if weights.flat else graph.op("Reshape", normed, decoder.flat)
+    rows = graph.op("Reshape", normed, graph.const([-1, config.hidden]))
     wanted = graph.op("Gather", rows, "logits_index", axis=0)
     weights.head(graph, wanted, "logits")
     return graph.model(config.family, _inputs(config), _outputs(config))
 
 
 class _Decoder:
-    """The layers; x and what is added to it are float32, as `BlockWeights.flat` wants them."""
+    """The layers; x and what is added to it are float32 `[B, S, hidden]`."""
 
     def __init__(self, graph: GraphWriter, config: ModelConfig, weights: BlockWeights) -> None:
         self.graph = graph
@@ -60,10 +60,8 @@ class _Decoder:
         self.weights = weights
         heads, kv, dim = config.heads, config.kv_heads, config.head_dim
         lead = graph.op("Shape", "input_ids")
-        self.flat = graph.const([-1, config.hidden])
         self.sequences = graph.op("Concat", lead, graph.const([-1]), axis=0)
         self.per_head = graph.const([-1, dim])
-        self.attended = graph.const([-1, heads * dim])
         self.qkv_sizes = graph.const([heads * dim, kv * dim, kv * dim])
         self.gate_up_sizes = graph.const([config.intermediate] * 2)
         fits = config.context <= LONGEST_TABLE and not config.turning // 2 % _TABLE_WIDTH
@@ -82,14 +80,10 @@ class _Decoder:
     def start(self) -> tuple[str, str]:
         """The rows of the input tokens, and what the first layer reads of them."""
         graph, config = self.graph, self.config
-        x = self._for_products(self.weights.embed(graph, "input_ids"), self.flat)
+        x = self.weights.embed(graph, "input_ids")
         if config.embedding_scale != 1:
             x = graph.op("Mul", x, graph.const(np.float32(config.embedding_scale)))
         return x, self.normalise(x, layer_tensor(0, "input_layernorm"))
-
-    def _for_products(self, x: str, flat: str) -> str:
-        """`[B, S, n]` in the shape that products take; `flat` is `[-1, n]`."""
-        return self.graph.op("Reshape", x, flat) if self.weights.flat else x
 
     def add(self, x: str, added: str, norm: str) -> tuple[str, str]:
         """Their sum, and the sum normalised with the weight `norm`."""
@@ -137,8 +131,7 @@ class _Decoder:
             do_rotary=int(self.turns_inside),
             local_window_size=config.window if window else -1,
         )
-        mixed = self._for_products(names[0], self.attended)
-        mixed = self.weights.linear(graph, mixed, layer, ("self_attn.o_proj",))
+        mixed = self.weights.linear(graph, names[0], layer, ("self_attn.o_proj",))
         return self._post_norm(mixed, layer, "post_attention")
 
     def _queries_keys_values(self, normed: str, layer: int) -> list[str]:
@@ -148,8 +141,6 @@ class _Decoder:
         if config.qkv_bias:
             biases = [self.weights.norm(graph, layer_bias(layer, part)) for part in QKV]
             stacked = graph.op("Add", stacked, graph.op("Concat", *biases, axis=0))
-        if self.weights.flat:
-            stacked = graph.op("Reshape", stacked, self.sequences)
         if self.turns_inside and not config.qk_norm:
             return [stacked, "", ""]
         q, k, v = graph.split(stacked, 3, self.qkv_sizes)
