@@ -50,6 +50,11 @@ def test_stored_blocks_are_kept_bit_for_bit_and_their_shifts_closely(tmp_path: P
     first, second = np.split(left[:, 32 * blocks :], 2, axis=1)
     kept = scale * (8 - zero[:, :blocks].astype(int)) + (first + second)[:, :blocks]
     assert np.abs(kept - shift).max() < 0.01 * scale.max()
+    parity = {each: v.parity for each, v in load_manifest(artifact).variants.items()}
+    exact_shift, folded = (parity[each] for each in VARIANTS)
+    assert exact_shift is not None
+    assert folded is not None
+    assert folded.mean_kl < 1.1 * exact_shift.mean_kl
 
 
 def opened4(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,9 +27,9 @@ CLOSE = 0.1
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From 4-bit blocks, which both variants keep bit for bit."""
+    """From centred 4-bit blocks: both variants make the same products, rounded alike."""
     root = tmp_path_factory.mktemp("in-place")
-    source = write_tiny_gguf(root / "tiny.gguf", kind=GGMLQuantizationType.Q4_1)
+    source = write_tiny_gguf(root / "tiny.gguf", kind=GGMLQuantizationType.Q4_0)
     return build_artifact(str(source), ArtifactStore(root), variants=["int4", "int4-ort"])
 
 
