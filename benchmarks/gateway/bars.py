@@ -85,6 +85,8 @@ def show(console: Console, results: dict[str, Any]) -> None:
         if "failed" in one:
             failed.append(f"{name}: {one['failed']}")
             continue
+        if "streams_failed" in one:
+            failed.append(f"streams of {name}: {one['streams_failed']}")
         table.add_row(name, one.get("version", ""), *(_cell(one.get(key)) for key in keys))
     console.print(table)
     for words in failed:
