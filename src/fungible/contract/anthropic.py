@@ -85,7 +85,7 @@ class Message(msgspec.Struct, kw_only=True):
 
 
 class TokenCount(msgspec.Struct, kw_only=True):
-    """Tokens of a prompt, system turn and tools included."""
+    """Tokens of a prompt, system turn included; tools too, where the backend counts them."""
 
     input_tokens: int
 

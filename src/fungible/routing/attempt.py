@@ -22,7 +22,7 @@ from fungible.errors import (
 from fungible.routing.deadline import Deadline
 from fungible.routing.place import Place
 from fungible.routing.slots import RANKS
-from fungible.wire.bridge import bridge_for
+from fungible.wire.bridge import Bridge, bridge_for
 from fungible.wire.formats import FORMATS
 from fungible.wire.observer import Seen
 
@@ -53,8 +53,8 @@ class Attempt:
     ) -> None:
         self.place = place
         self.request = request
-        self._bridge = bridge_for(request, place.backend.capabilities.endpoints)
-        self._format = FORMATS[self._bridge.endpoint if self._bridge else request.endpoint]
+        self._bridge: Bridge | None = None
+        self._format = FORMATS[request.endpoint]
         self.seen = self._format.observer()
         self.dropped: tuple[str, ...] = ()
         self._strict = config.gateway.fields == "strict"
@@ -90,7 +90,12 @@ class Attempt:
 
         Raises:
             UpstreamError: One of its subclasses.
+            UnsupportedError: The backend cannot say what was asked; nothing was sent.
         """
+        self._bridge = bridge_for(self.request, self.place.backend.capabilities.endpoints)
+        if self._bridge is not None:
+            self._format = FORMATS[self._bridge.endpoint]
+            self.seen = self._format.observer()
         await self._enter()
         self._started_ns = time.time_ns()
         if (witness := self.request.witness) is not None:

@@ -17,7 +17,7 @@ from fungible.backends.registry import build_backend
 from fungible.config import Config, RouteSettings
 from fungible.contract.events import AttemptEvent, Role
 from fungible.contract.inference import InferenceRequest
-from fungible.errors import UnavailableError, UpstreamError
+from fungible.errors import UnavailableError, UnsupportedError, UpstreamError
 from fungible.ledger.prices import load_book
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.answer import Dispatched
@@ -172,6 +172,7 @@ class Dispatcher(Sender):
 
         Raises:
             UpstreamError: The last failure, when no backend gave a first token.
+            UnsupportedError: The first refusal, when every backend that was tried refused.
             UnavailableError: There is no such backend.
             DiskError: A failed attempt could not be recorded.
         """
@@ -203,8 +204,12 @@ class Dispatcher(Sender):
 
     async def _first_token(self, call: Call) -> Attempt:
         failure: UpstreamError | None = None
+        refusal: UnsupportedError | None = None
         tried: list[str] = []
+        refused: set[str] = set()
         for at, name in enumerate(call.order):
+            if name in refused:
+                continue
             place = self._place(name)
             # With nobody tried, the last one is, even at rest: better slow than nothing.
             last_chance = failure is None and at == len(call.order) - 1
@@ -219,11 +224,15 @@ class Dispatcher(Sender):
                 continue
             try:
                 return await self._open(call, place, tried)
+            except UnsupportedError as error:
+                # Nothing was sent: what this one cannot say, the next may.
+                refusal = refusal or error
+                refused.add(name)
             except UpstreamError as error:
                 if not may_go_elsewhere(error):
                     raise
                 failure = error
-        raise failure or UnavailableError("no backend is in service for this model")
+        raise failure or refusal or UnavailableError("no backend is in service for this model")
 
     async def _open(self, call: Call, place: Place, tried: list[str]) -> Attempt:
         """One attempt, or two that race; adds to `tried` who was asked."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from fungible.config import RouteSettings
-from fungible.errors import UpstreamError
+from fungible.errors import UnsupportedError, UpstreamError
 from fungible.routing.attempt import Attempt
 
 RECENT = 200
@@ -60,6 +60,7 @@ async def race(
 
     Raises:
         UpstreamError: Both failed (the later failure), or one says that any other would too.
+        UnsupportedError: Whoever was asked refused, and nothing was sent.
     """
     tasks = {first}
     winner: Attempt | None = None
@@ -68,18 +69,24 @@ async def race(
         if not done and (other := second()) is not None:
             tasks.add(other)
         pending = set(tasks)
-        failure: BaseException | None = None
+        failure: UpstreamError | None = None
+        refusal: UnsupportedError | None = None
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                failure = task.exception()
-                if failure is None:
+                problem = task.exception()
+                if problem is None:
                     winner = task.result()
                     return winner
-                if not (isinstance(failure, UpstreamError) and may_go_elsewhere(failure)):
-                    raise failure
-        assert failure is not None  # noqa: S101  # somebody ended, and nobody won
-        raise failure
+                if isinstance(problem, UnsupportedError):
+                    refusal = problem
+                elif isinstance(problem, UpstreamError) and may_go_elsewhere(problem):
+                    failure = problem
+                else:
+                    raise problem
+        last = failure or refusal
+        assert last is not None  # noqa: S101  # somebody ended, and nobody won
+        raise last
     finally:
         for task in tasks:
             _settle(task, winner, drop)
