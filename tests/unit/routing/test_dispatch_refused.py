@@ -7,15 +7,19 @@ import pytest
 from fungible.config import BackendSettings, RouteSettings
 from fungible.errors import UnsupportedError, UpstreamBusyError
 from support.dispatching import Make, request, route
-from support.upstream import Script, Upstream
+from support.upstream import Upstream
 
 EMBED: dict[str, Any] = {"stream": False, "endpoint": "embeddings", "input": "one two"}
+
+
+def only_chat(upstream: Upstream) -> BackendSettings:
+    return BackendSettings(url=upstream.url, options={"endpoints": ["chat/completions"]})
 
 
 async def test_the_next_backend_answers_what_the_first_cannot_say(
     dispatching: Make, upstream: Upstream
 ) -> None:
-    async with dispatching(a=BackendSettings(url=upstream.url), b={}) as setup:
+    async with dispatching(a=only_chat(upstream), b={}) as setup:
         (body,) = await setup.ask(request(**EMBED), route=route("b", retries=2))
         assert b'"embedding"' in body
         told = [(row.backend, row.role, row.status, row.error_code) for row in setup.rows()]
@@ -24,8 +28,7 @@ async def test_the_next_backend_answers_what_the_first_cannot_say(
 
 
 async def test_a_refusal_by_all_is_the_clients_error(dispatching: Make, upstream: Upstream) -> None:
-    only_chat = BackendSettings(url=upstream.url)
-    async with dispatching(a=only_chat, b=only_chat) as setup:
+    async with dispatching(a=only_chat(upstream), b=only_chat(upstream)) as setup:
         with pytest.raises(UnsupportedError, match="/v1/embeddings"):
             await setup.dispatcher.dispatch(request(**EMBED), route=route("b"))
         assert [row.backend for row in setup.rows()] == ["a", "b"]
@@ -37,9 +40,9 @@ async def test_a_failure_says_more_than_a_refusal(
     dispatching: Make, upstream: Upstream, order: str
 ) -> None:
     busy = {"fail_rate": 1.0, "fail_status": 429}
-    async with dispatching(a=BackendSettings(url=upstream.url), b=busy) as setup:
+    async with dispatching(a=only_chat(upstream), b=busy) as setup:
+        going = route(order[1], reference=order[0], retries=0)
         with pytest.raises(UpstreamBusyError):
-            going = route(order[1], reference=order[0], retries=0)
             await setup.dispatcher.dispatch(request(**EMBED), route=going)
 
 
@@ -48,23 +51,8 @@ async def test_a_hedge_that_refuses_leaves_the_first_alone(
 ) -> None:
     routes = {"m": RouteSettings(reference="a", hedge_after_ms=10.0)}
     slow = {"ttft_ms": 60}
-    async with dispatching(routes=routes, a=slow, b=BackendSettings(url=upstream.url)) as setup:
+    async with dispatching(routes=routes, a=slow, b=only_chat(upstream)) as setup:
         (body,) = await setup.ask(request(**EMBED), route=route("b"))
         assert b'"embedding"' in body
         found = {row.backend: (row.role, row.status) for row in await setup.settled()}
     assert found == {"a": ("first", "ok"), "b": ("hedge", "error")}
-
-
-async def test_a_refusal_while_at_rest_keeps_the_probe(
-    dispatching: Make, upstream: Upstream
-) -> None:
-    upstream.default = Script(status=429, headers={"Retry-After": "0"})
-    async with dispatching(a=BackendSettings(url=upstream.url)) as setup:
-        breaker = setup.dispatcher.places["a"].breaker
-        while breaker.ready():
-            breaker.failed()
-        with pytest.raises(UnsupportedError):
-            await setup.dispatcher.dispatch(request(**EMBED), route=route())
-        upstream.default = Script()
-        await setup.ask(request(), route=route())
-        assert breaker.ready()
