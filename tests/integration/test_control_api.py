@@ -130,16 +130,16 @@ def test_unknown_paths_and_methods_have_the_same_kind_of_body(api: Api) -> None:
         status, answer = ask(api.url, method, path)
         assert status == expected
         assert path in answer["error"]["message"]
-    status, answer = ask(api.url, "GET", "/api/migrations/mig_none")
+    status, answer = ask(api.url, "GET", "/api/migrations/mig_none", token=api.token)
     assert (status, answer["error"]["type"]) == (404, "invalid_request_error")
 
 
 def test_an_older_version_can_be_activated_again(api: Api) -> None:
     status, table = api.post("/api/routes/activate", {"version": 0, "reason": "drill"})
     assert (status, table["reason"]) == (200, "drill")
-    _, history = ask(api.url, "GET", "/api/routes/history")
+    _, history = ask(api.url, "GET", "/api/routes/history", token=api.token)
     assert history["data"][0]["version"] == table["version"]
-    _, active = ask(api.url, "GET", "/api/routes")
+    _, active = ask(api.url, "GET", "/api/routes", token=api.token)
     assert active == table
 
 

@@ -48,7 +48,7 @@ class Loop:
         return ask(self.control.url, "POST", path, body, token=self.token)
 
     def get(self, path: str) -> Any:
-        status, body = ask(self.control.url, "GET", path)
+        status, body = ask(self.control.url, "GET", path, token=self.token)
         assert status == 200, body
         return body
 

@@ -118,9 +118,11 @@ class HTTPPool:
             if not 200 <= answer.status < 300:
                 raise await answer.refusal()
             if answer.content_type != wanted:
+                # As it was sent: in lower case a secret would go unnoticed.
+                sent = answer.without_secrets(answer.headers.get("content-type", "").encode())
+                kind = sent.partition(b";")[0].decode()
                 strange = UpstreamConnectError(
-                    f"{self.backend} answered {answer.content_type or 'without a type'}, "
-                    f"not {wanted}",
+                    f"{self.backend} answered {kind or 'without a type'}, not {wanted}",
                     hint=f"check backend.{self.backend}.url: does that server speak this API?",
                 )
                 strange.upstream_status = answer.status
@@ -243,6 +245,8 @@ class Answer:
             said = b""
         wait = self.headers.get("retry-after", "").strip()
         error = error_for_status(self.backend, self.status, self.without_secrets(said), wait)
+        # Once more: what was escaped in JSON is not any longer.
+        error.message = self.without_secrets(error.message.encode()).decode()
         if (exact := self.headers.get("retry-after-ms", "")).isdigit():
             error.retry_after_s = int(exact) / 1000
         return error
@@ -264,9 +268,13 @@ _is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def secrets_in(headers: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The values that authorize a request, without the word in front of them."""
-    return tuple(
+    """The values that authorize a request, without the word in front of them.
+
+    Those with a slash also as the JSON writers of some servers put them.
+    """
+    values = [
         value.rpartition(" ")[2].encode()
         for name, value in headers.items()
         if name.lower() in _SECRET_HEADERS and value
-    )
+    ]
+    return (*values, *(value.replace(b"/", b"\\/") for value in values if b"/" in value))

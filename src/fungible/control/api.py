@@ -1,4 +1,4 @@
-"""The control API. Reading is free on the address it listens on; changing needs the token."""
+"""The control API. Everything but `/health` needs the token."""
 
 import asyncio
 import os
@@ -60,7 +60,6 @@ def body_response(body: object, *, status: int = 200) -> Response:
 def api_routes(control: "Control", token: str) -> list[BaseRoute]:
     """Every route of the API over `control`."""
     reads = {
-        "/health": _health,
         "/api/routes": _active,
         "/api/routes/history": _history,
         "/api/migrations": _migrations,
@@ -86,7 +85,8 @@ def api_routes(control: "Control", token: str) -> list[BaseRoute]:
 
     return [
         *(Route(path, bound(handler, True), methods=["POST"]) for path, handler in writes.items()),
-        *(Route(path, bound(handler, False), methods=["GET"]) for path, handler in reads.items()),
+        *(Route(path, bound(handler, True), methods=["GET"]) for path, handler in reads.items()),
+        Route("/health", bound(_health, False), methods=["GET"]),
     ]
 
 

@@ -40,7 +40,7 @@ class Control:
     Args:
         config: Who may serve.
         store: The ledger, migrated.
-        token: Guards mutations and SQL.
+        token: Guards the API.
     """
 
     def __init__(self, config: Config, store: Store, *, token: str) -> None:

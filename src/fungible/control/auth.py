@@ -1,4 +1,4 @@
-"""The bearer token that guards whatever changes something, or reads the ledger by SQL."""
+"""The bearer token that guards the control API."""
 
 import hmac
 import secrets
