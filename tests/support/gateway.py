@@ -26,7 +26,8 @@ class GatewayInProcess:
 
     def __init__(self, config: Config, config_path: Path | None = None) -> None:
         self.config = config
-        self.spool = SpoolWriter(config.spool_path(), "gateway")
+        bound = config.ledger.max_spool_bytes
+        self.spool = SpoolWriter(config.spool_path(), "gateway", max_bytes=bound)
         self.dispatcher = Dispatcher(config=config, spool=self.spool)
         self.app = build_gateway(config, self.dispatcher, self.spool, config_path)
 

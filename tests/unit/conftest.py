@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fungible.config import BackendSettings, Config, GatewaySettings, RouteSettings
+from fungible.config import BackendSettings, Config, GatewaySettings, LedgerSettings, RouteSettings
 from support.dispatching import Make, Setup
 from support.upstream import Upstream
 
@@ -20,12 +20,14 @@ def dispatching(tmp_path: Path) -> Make:
     async def make(
         *,
         limits: GatewaySettings | None = None,
+        ledger: LedgerSettings | None = None,
         routes: dict[str, RouteSettings] | None = None,
         **backends: BackendSettings | dict[str, Any],
     ) -> AsyncIterator[Setup]:
         config = Config(
             home=str(tmp_path),
             gateway=limits or GatewaySettings(),
+            ledger=ledger or LedgerSettings(),
             route=routes or {},
             backend={
                 name: BackendSettings(kind="null", options=one) if isinstance(one, dict) else one

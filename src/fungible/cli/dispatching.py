@@ -35,7 +35,8 @@ class Setting:
 def dispatching(config_path: Path, purpose: str) -> Iterator[Setting]:
     """A setting for the block; its spool is sealed at the end."""
     config = _running(load_config(config_path))
-    spool = SpoolWriter(config.spool_path(), f"{purpose}-{os.getpid()}")
+    name, bound = f"{purpose}-{os.getpid()}", config.ledger.max_spool_bytes
+    spool = SpoolWriter(config.spool_path(), name, max_bytes=bound)
     try:
         yield Setting(config, spool)
     finally:

@@ -51,7 +51,7 @@ def serve(
             return
     with bind(config.gateway.host, wanted, shared=worker is not None) as sock:
         name = "gateway" if worker is None else f"gateway-{worker}"
-        spool = SpoolWriter(config.spool_path(), name)
+        spool = SpoolWriter(config.spool_path(), name, max_bytes=config.ledger.max_spool_bytes)
         dispatcher = Dispatcher(config=config, spool=spool)
         app = build_gateway(config, dispatcher, spool, config_path)
         run_server(app, sock, name=name, http=patient_protocol(config.gateway))

@@ -11,6 +11,7 @@ from fungible.contract.accelerators import accelerator_named
 from fungible.contract.target import parse_target
 from fungible.errors import ConfigError, InputError
 
+LEAST_SPOOL_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -30,6 +31,8 @@ def check_config(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: gateway.workers must be between 1 and 64")
     if config.gateway.drain_timeout_s <= 0:
         raise ConfigError(f"{where}: gateway.drain_timeout_s must be above 0")
+    if config.ledger.max_spool_bytes < LEAST_SPOOL_BYTES:
+        raise ConfigError(f"{where}: ledger.max_spool_bytes must be at least {LEAST_SPOOL_BYTES}")
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
     of_keys = {name: key.limits for name, key in config.key.items() if key.limits}

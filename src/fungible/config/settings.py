@@ -47,10 +47,17 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Where rows go. An empty `dsn` means the embedded engine under the home directory.
 
     `prices` is a CSV or YAML price sheet, relative to the configuration file.
+
+    Attributes:
+        on_disk_full: When a row cannot be written: `refuse` the request, or `serve` it and
+            count the row that is lost.
+        max_spool_bytes: How much may wait to be shipped. More is a full disk.
     """
 
     dsn: str = ""
     prices: str = ""
+    on_disk_full: Literal["refuse", "serve"] = "refuse"
+    max_spool_bytes: int = 4 << 30
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

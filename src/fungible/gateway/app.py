@@ -89,11 +89,17 @@ class Gateway:
 
     async def _health(self, call: Call) -> None:
         health: dict[str, Any] = {"status": "ok", "route_version": self._routes.table.version}
+        health |= {"rows": self._rows_state(), "rows_lost": self._dispatcher.rows_lost}
         if self.configuration is not None:
             health["config_hash"] = self.configuration.config.content_hash()
             # The reason itself names paths and settings: it is in the log, not on an open path.
             health["config"] = "kept" if self.configuration.problem else "current"
         await call.json(health)
+
+    def _rows_state(self) -> str:
+        if not self._spool.full:
+            return "written"
+        return "refused" if self._dispatcher.refusing else "lost"
 
     async def reconfigure(self, config: Config) -> None:
         """Serve by another configuration; requests under way end on the old one."""

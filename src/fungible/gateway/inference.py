@@ -21,6 +21,7 @@ from fungible.wire.formats import WireFormat
 
 _NO_CACHE = (b"cache-control", b"no-cache")
 _DURABLE = (b"x-fungible-ledger", b"durable")
+_LOST = (b"x-fungible-ledger", b"lost")
 _PENDING = (b"x-fungible-ledger", b"pending")
 
 
@@ -99,7 +100,7 @@ class Inference:
         if not answer.streamed:
             answer.abandoned = client.gone
             body = await answer.pull()
-            headers.append(_DURABLE)
+            headers.append(_DURABLE if answer.recorded else _LOST)
             if answer.attempt is not None and (cost := self._cost.of(answer.attempt)):
                 headers.append((b"x-fungible-cost", cost.encode()))
             await call.respond(200, headers, body)

@@ -3,7 +3,8 @@
 One folder per writing process. `write` and `commit` return when the records are on disk
 (appended and fsynced); whatever waits at the same moment, or within a millisecond while many
 write, shares one fsync. Segments are sealed after half a second or a mebibyte and then belong
-to the shipper.
+to the shipper. A full disk, or a spool that holds as much as it may, costs the rows of that
+moment and nothing else; the writer finds out by itself when it is over.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from pathlib import Path
 from fungible.contract.events import RECORDS, Record
 from fungible.contract.ids import new_id
 from fungible.errors import DiskError, InputError, UnavailableError
+from fungible.ledger.room import Outage, Room
 from fungible.ledger.segments import OPEN, SEALED, encode_frame
 
 ROTATE_S = 0.5
@@ -41,13 +43,15 @@ class SpoolWriter:
         root: The spool directory (`Config.spool_path()`).
         writer: Name of this process's folder, such as `gateway-0`. Two processes that use
             the same name do not disturb each other: every segment has a name of its own.
+        max_bytes: How much the segments of all writers may hold; at the bound, as on a full
+            disk, records are refused.
 
     Raises:
         DiskError: The folder cannot be made.
         InputError: The writer's name is not usable as a folder name.
     """
 
-    def __init__(self, root: Path, writer: str) -> None:
+    def __init__(self, root: Path, writer: str, *, max_bytes: int | None = None) -> None:
         if not _WRITER.fullmatch(writer):
             raise InputError(f"spool writer {writer!r}: letters, digits and . _ - only")
         self.folder = root / writer
@@ -56,17 +60,25 @@ class SpoolWriter:
         except OSError as error:
             raise _disk_error(self.folder, error) from error
         self._segment: _Segment | None = None
+        self._room = Room(root, max_bytes)
+        self._outage = Outage(writer)
         self._queue: list[tuple[bytes, _Done]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"spool-{writer}", daemon=True)
         self._thread.start()
 
+    @property
+    def full(self) -> bool:
+        """Whether records were refused and nothing has shown yet that there is room again."""
+        return self._outage.since is not None
+
     def write(self, *records: Record) -> None:
         """Append records; they are on disk when this returns.
 
         Raises:
-            DiskError: The disk is full or refuses; none of these records was accepted.
+            DiskError: The disk is full or refuses, or the spool is at its bound; none of these
+                records was accepted.
             InputError: A number is not finite, so JSON cannot hold it.
             UnavailableError: The writer is closed.
         """
@@ -105,7 +117,7 @@ class SpoolWriter:
         while True:
             with self._wake:
                 if not self._queue and not self._closed:
-                    self._wake.wait(self._segment.remaining_s() if self._segment else None)
+                    self._wake.wait(self._patience_s())
             if self._queue and (rest := gather_until - time.monotonic()) > 0:
                 time.sleep(rest)
             with self._wake:
@@ -119,18 +131,34 @@ class SpoolWriter:
                 self._seal(self._segment)
             if ending:
                 return
+            if self._outage.probe_in_s() == 0.0:
+                self._outage.probe(self.folder, self._room)
+
+    def _patience_s(self) -> float | None:
+        """Seconds until there is something to do though nobody writes."""
+        waits = [self._outage.probe_in_s(), self._segment.remaining_s() if self._segment else None]
+        return min((one for one in waits if one is not None), default=None)
 
     def _append(self, batch: list[tuple[bytes, "_Done"]]) -> None:
         failure = None
         try:
+            self._put(b"".join(data for data, _ in batch))
+        except DiskError as error:
+            failure = error
+            self._outage.refused(error, len(batch))
+        _tell([done for _, done in batch], failure)
+
+    def _put(self, data: bytes) -> None:
+        self._room.check(len(data))
+        try:
             if self._segment is None:
                 self._segment = _Segment(self.folder)
-            self._segment.append(b"".join(data for data, _ in batch))
+            self._segment.append(data)
         except OSError as error:
             if self._segment is not None and not self._segment.usable:
                 self._seal(self._segment)
-            failure = _disk_error(self.folder, error)
-        _tell([done for _, done in batch], failure)
+            raise _disk_error(self.folder, error) from error
+        self._room.taken(len(data))
 
     def _seal(self, segment: "_Segment") -> None:
         self._segment = None
@@ -210,9 +238,15 @@ class _Segment:
         return self.size >= ROTATE_BYTES or self.remaining_s() == 0.0
 
     def seal(self) -> None:
-        """Rename to its sealed name; if that fails, the shipper seals it as an orphan."""
+        """Rename to its sealed name; if that fails, the shipper seals it as an orphan.
+
+        One that nothing was put into is removed: a full disk would leave one for every try.
+        """
         with contextlib.suppress(OSError):
-            self.path.rename(self.path.with_suffix(SEALED))
+            if self.size:
+                self.path.rename(self.path.with_suffix(SEALED))
+            else:
+                self.path.unlink()
         os.close(self.fd)
 
 

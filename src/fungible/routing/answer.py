@@ -16,11 +16,11 @@ class Recorder(Protocol):
 
     under_way: set["Dispatched"]
 
-    async def record(self, event: AttemptEvent) -> None:
-        """Put a row on disk."""
+    async def record(self, event: AttemptEvent) -> bool:
+        """Put a row on disk; whether it is there."""
         ...
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, object]) -> None:
         """Run to its end whatever happens to the caller."""
         ...
 
@@ -36,7 +36,8 @@ class Dispatched:
         ended: Whether everything was pulled.
         abandoned: Set by the reader when its client is gone: the row then says `cancelled`,
             however far the answer is read.
-        attempt: The row, on disk, once the body was read to its end; `None` before.
+        attempt: The row, once the body was read to its end; `None` before.
+        recorded: Whether that row is on disk.
     """
 
     status = 200
@@ -49,6 +50,7 @@ class Dispatched:
         self.ended = False
         self.abandoned = False
         self.attempt: AttemptEvent | None = None
+        self.recorded = False
         self._attempt = attempt
         self._early = iter(attempt.early if self.streamed else ())
         self._recorder = recorder
@@ -57,7 +59,8 @@ class Dispatched:
     async def pull(self) -> bytes:
         """The next piece of the body: events of a stream, or the whole. Empty after the end.
 
-        The row is on disk before the last piece is returned.
+        The row is on disk before the last piece is returned, unless the disk is full and the
+        policy is to serve all the same.
 
         Raises:
             UpstreamError: The upstream broke off or fell silent; nothing says `[DONE]` then.
@@ -135,13 +138,13 @@ class Dispatched:
     async def _commit(self) -> None:
         event = self._attempt.finish("cancelled" if self.abandoned else "ok")
         self._attempt.place.breaker.succeeded()
-        await self._recorder.record(event)
+        self.recorded = await self._recorder.record(event)
         self.attempt = event
 
     async def _broken(self, error: UpstreamError) -> None:
         event = self._attempt.finish("interrupted", error)
         self._attempt.place.breaker.failed()
-        await self._recorder.record(event)
+        self.recorded = await self._recorder.record(event)
         self.attempt = event
 
     async def aclose(self) -> None:

@@ -26,7 +26,7 @@ from fungible.routing.budget import RetryBudget
 from fungible.routing.hedge import HedgeDelay, Running, may_go_elsewhere, race
 from fungible.routing.place import Place
 from fungible.routing.policy import choose, in_shadow, pause_before_repeat, shadow_of
-from fungible.routing.sender import Sender
+from fungible.routing.sender import Sender, unrecorded
 from fungible.routing.spend import Spend
 from fungible.routing.table import Route, Shadow
 
@@ -76,8 +76,8 @@ class Dispatcher(Sender):
             backends = {name: build_backend(name, item) for name, item in config.backend.items()}
         self.places = {name: Place(backend) for name, backend in backends.items()}
         self.under_way: set[Dispatched] = set()
-        self._shadows: set[asyncio.Task[None]] = set()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._shadows: set[asyncio.Task[Any]] = set()
+        self._retiring: set[asyncio.Task[Any]] = set()
         self._racing: set[Running] = set()
         self._leaving: dict[str, Place] = {}
         self._lines: dict[str, Line] = {}
@@ -151,11 +151,11 @@ class Dispatcher(Sender):
                 del self._leaving[name]
             await place.backend.close()
 
-    async def record(self, event: AttemptEvent) -> None:
-        """Put a row on disk."""
+    async def record(self, event: AttemptEvent) -> bool:
+        """Put a row on disk; see `Sender.record`."""
         if self._spend is not None and (place := self.places.get(event.backend)) is not None:
             self._spend.note(place, event)
-        await self.spool.commit(event)
+        return await super().record(event)
 
     async def dispatch(
         self,
@@ -174,8 +174,10 @@ class Dispatcher(Sender):
             UpstreamError: The last failure, when no backend gave a first token.
             UnsupportedError: The first refusal, when every backend that was tried refused.
             UnavailableError: There is no such backend.
-            DiskError: A failed attempt could not be recorded.
+            DiskError: Rows cannot be written. If that is known, nothing is sent.
         """
+        if self.refusing:
+            raise unrecorded()
         line = self.line(request.model)
         hedged = False
         if backend is not None:

@@ -9,6 +9,7 @@ from fungible.config import Config
 from fungible.contract.events import AttemptEvent, Role
 from fungible.contract.inference import InferenceRequest
 from fungible.errors import (
+    DiskError,
     FungibleError,
     QueueFullError,
     QueueTimeoutError,
@@ -28,7 +29,7 @@ class Sender:
     """Sends single attempts.
 
     Attributes:
-        rows_lost: Rows and shadows that failed in the background, where nobody waits for them.
+        rows_lost: Rows of attempts that were made and could not be written.
     """
 
     def __init__(self, config: Config, spool: SpoolWriter) -> None:
@@ -36,13 +37,29 @@ class Sender:
         self.spool = spool
         self.rows_lost = 0
         self._hash = config.content_hash()
-        self._rows: set[asyncio.Task[None]] = set()
+        self._rows: set[asyncio.Task[Any]] = set()
 
-    async def record(self, event: AttemptEvent) -> None:
-        """Put a row on disk."""
-        await self.spool.commit(event)
+    @property
+    def refusing(self) -> bool:
+        """Whether rows cannot be written, and that ends requests."""
+        return self.spool.full and self.config.ledger.on_disk_full == "refuse"
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    async def record(self, event: AttemptEvent) -> bool:
+        """Put a row on disk; whether it is there.
+
+        Raises:
+            DiskError: It is not, and the policy is to refuse requests then.
+        """
+        try:
+            await self.spool.commit(event)
+        except DiskError as error:
+            self.rows_lost += 1
+            if self.config.ledger.on_disk_full == "refuse":
+                raise unrecorded() from error
+            return False
+        return True
+
+    def in_background(self, work: Coroutine[Any, Any, object]) -> None:
         """Run to its end whatever happens to the caller."""
         self._keep(work, self._rows)
 
@@ -91,16 +108,26 @@ class Sender:
         await attempt.close()
         await self.record(attempt.finish("cancelled"))
 
-    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, object], tasks: set[asyncio.Task[Any]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(self._log_failure)
 
-    def _log_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _log_failure(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, DiskError):  # that is counted, and said once an outage
             self.rows_lost += 1
             log.error("a row or a shadow was lost: %s", error)
+
+
+def unrecorded() -> DiskError:
+    """What a client is told; the reason names paths, so only the log has it."""
+    return DiskError(
+        "the request cannot be recorded, so it is not answered",
+        hint="try again later; the gateway's log has the reason",
+    )
 
 
 def _tell(place: Place, error: FungibleError) -> None:

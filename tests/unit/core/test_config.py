@@ -42,6 +42,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (GOOD + '[key.k]\nhash = "abc"', "key.k"),
         (GOOD + '[backend."a b"]\nkind = "null"', "a b"),
         (GOOD + "[gateway]\nport = 'x'", "gateway.port"),
+        (GOOD.replace("[ledger]", "[ledger]\nmax_spool_bytes = 9"), "ledger.max_spool_bytes"),
+        (GOOD.replace("[ledger]", "[ledger]\non_disk_full = 'hope'"), "ledger.on_disk_full"),
     ],
 )
 def test_bad_configuration_names_the_place(tmp_path: Path, text: str, names: str) -> None:

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from fungible.config import BackendSettings, GatewaySettings
+from fungible.config import BackendSettings, GatewaySettings, LedgerSettings
 from fungible.contract.sse import DONE
 from fungible.errors import DiskError, QueueTimeoutError
 from fungible.routing.answer import Dispatched
@@ -92,6 +92,40 @@ async def test_a_failure_that_cannot_be_recorded_is_a_disk_error(dispatching: Ma
         with pytest.raises(DiskError):
             await setup.dispatcher.dispatch(request(), route=route("b"))
         setup.spool.folder.unlink()
+
+
+async def test_while_rows_cannot_be_written_nothing_is_sent(
+    dispatching: Make, upstream: Upstream
+) -> None:
+    async with dispatching(a=BackendSettings(url=upstream.url)) as setup:
+        fill_disk(setup)
+        with pytest.raises(DiskError, match="cannot be recorded"):
+            await setup.ask(request(), route=route())
+        assert setup.spool.full
+        for _ in range(3):
+            with pytest.raises(DiskError, match="cannot be recorded"):
+                await setup.dispatcher.dispatch(request(), route=route())
+        assert len(upstream.requests) == 1
+        assert setup.dispatcher.rows_lost == 1
+        setup.spool.folder.unlink()
+
+
+async def test_where_answers_go_on_a_lost_row_stops_neither_fallback_nor_end(
+    dispatching: Make,
+) -> None:
+    serve = LedgerSettings(on_disk_full="serve")
+    async with dispatching(a={"fail_rate": 1.0}, b={"text": "one two"}, ledger=serve) as setup:
+        fill_disk(setup)
+        answer = await setup.dispatcher.dispatch(request(), route=route("b", retries=0))
+        assert (await read(answer))[-1].endswith(DONE)
+        assert not answer.recorded
+        assert setup.dispatcher.rows_lost == 2
+        setup.spool.folder.unlink()
+        setup.spool.folder.mkdir()
+        again = await setup.dispatcher.dispatch(request(), route=route(reference="b"))
+        await read(again)
+        assert again.recorded
+        assert [row.backend for row in setup.rows()] == ["b"]
 
 
 async def test_a_backend_never_gets_more_than_it_takes(
