@@ -22,6 +22,7 @@ from fungible.gateway.endpoints import ENDPOINTS
 from fungible.gateway.inference import Inference
 from fungible.gateway.reload import ConfigWatcher
 from fungible.gateway.watch import RouteWatcher
+from fungible.ledger.prices import load_book
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 
@@ -103,12 +104,18 @@ class Gateway:
 
     async def reconfigure(self, config: Config) -> None:
         """Serve by another configuration; requests under way end on the old one."""
-        keys = KeyRing(config)
-        await self._dispatcher.reconfigure(config)
+        keys, book = KeyRing(config), await asyncio.to_thread(load_book, config)
+        limiter = await self._inference.limits.successor(config, book)
+        try:
+            await self._dispatcher.reconfigure(config)
+        except BaseException:
+            await limiter.close()
+            raise
         # No await from here on: a request sees all of the old configuration or all of the new.
         self._keys = keys
         self._routes.reconfigure(config)
-        self._inference.reconfigure(config)
+        self._inference.limits.replace(limiter)
+        self._inference.reconfigure(config, book)
 
     async def _models(self, call: Call) -> None:
         now, allowed = int(time.time()), call.key.models
@@ -119,7 +126,7 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Open the backends and follow the routes; at the end, leave no row behind."""
         await self._dispatcher.start()
-        await self._inference.limiter.start()
+        await self._inference.limits.start()
         following = [asyncio.create_task(self._routes.follow())]
         if self.configuration is not None:
             following.append(asyncio.create_task(self.configuration.follow()))
@@ -129,7 +136,7 @@ class Gateway:
             for task in following:
                 task.cancel()
             await self._dispatcher.close()
-            await self._inference.limiter.close()
+            await self._inference.limits.close()
             await asyncio.to_thread(self._spool.close)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -12,7 +12,8 @@ from fungible.gateway.grants import granted
 from fungible.gateway.presence import Presence
 from fungible.gateway.sink import Sink
 from fungible.gateway.watch import RouteWatcher
-from fungible.ledger.prices import load_book
+from fungible.ledger.prices import PriceBook, load_book
+from fungible.limits.current import CurrentLimiter
 from fungible.limits.limiter import Limiter
 from fungible.routing.answer import Dispatched
 from fungible.routing.dispatch import Dispatcher
@@ -29,21 +30,26 @@ class Inference:
     """What it takes to answer, shared by all endpoints.
 
     Attributes:
-        limiter: Admits requests; whoever runs the gateway starts and closes it.
+        limits: Admit requests; whoever runs the gateway starts and closes them.
     """
 
     def __init__(self, config: Config, routes: RouteWatcher, dispatcher: Dispatcher) -> None:
         self._max_body = config.gateway.max_body_bytes
-        self.reconfigure(config)
+        book = load_book(config)
+        self.limits = CurrentLimiter(config, book)
+        self.reconfigure(config, book)
         self._drain_s = config.gateway.drain_timeout_s
         self._routes = routes
         self._dispatcher = dispatcher
-        book = load_book(config)
-        self._cost = CostTag(book)
-        self.limiter = Limiter(config, book)
 
-    def reconfigure(self, config: Config) -> None:
-        """Take over what routes say about clients that leave."""
+    @property
+    def limiter(self) -> Limiter:
+        """The limiter in force."""
+        return self.limits.now
+
+    def reconfigure(self, config: Config, book: PriceBook) -> None:
+        """Take over prices, and what routes say about clients that leave."""
+        self._cost = CostTag(book)
         self._grace = {
             model: (route.on_client_gone or config.gateway.on_client_gone) == "drain"
             for model, route in config.route.items()
@@ -63,7 +69,7 @@ class Inference:
             attribution=attribute(call.key_name, call.key, asked.body, call.own_headers()),
         )
         route = table.routes[asked.model]
-        grant = await granted(self.limiter, request, route)
+        grant = await granted(self.limits.now, request, route)
         if grant is None:
             await self._relay(call, request, route, table.version)
             return

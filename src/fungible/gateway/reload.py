@@ -15,14 +15,17 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 SETTLED_NS = 2_000_000_000
-# What is read only once, when the process starts: sockets, stores and directories.
-FIXED = ("home", "gateway", "control", "ledger", "limits", "limit")
+# What is read only once, when the process starts: sockets and directories.
+FIXED = ("home", "gateway", "control")
 
+Stamp = tuple[int, int, int]
 Apply = Callable[[Config], Awaitable[None]]
 
 
 class ConfigWatcher:
     """Reads the file again when its time or size changes, and applies it when its content did.
+
+    The same for the price sheet that it names.
 
     Args:
         path: The file that the process was started with.
@@ -44,6 +47,7 @@ class ConfigWatcher:
         self._apply = apply
         self._stamp = self._look()
         self._digest = self._read_digest()
+        self._prices = _digest(self._sheet(config))
 
     async def follow(self) -> None:
         """Look for ever."""
@@ -59,8 +63,9 @@ class ConfigWatcher:
     async def _refresh(self) -> None:
         stamp = self._look()
         # Two writes within one tick of the file system's clock have the same stamp.
-        settled = stamp is not None and time.time_ns() - stamp[0] > SETTLED_NS
-        if stamp is None or (stamp == self._stamp and settled):
+        newest = max(one[0] for one in stamp if one) if any(stamp) else 0
+        settled = time.time_ns() - newest > SETTLED_NS
+        if stamp[0] is None or (stamp == self._stamp and settled):
             return
         self._stamp = stamp
         digest = self._read_digest()
@@ -75,33 +80,44 @@ class ConfigWatcher:
 
     async def _take(self, fresh: Config) -> None:
         before = self.config
-        if fresh == before:
+        prices = _digest(self._sheet(fresh))
+        if fresh == before and prices == self._prices:
             self.problem = ""
             return
         fixed = [name for name in FIXED if getattr(fresh, name) != getattr(before, name)]
         if before.key and not fresh.key:
             fixed.append("key (all keys are gone)")
-        limits = {name: key.limits for name, key in before.key.items()}
-        if any(key.limits != limits.get(name) for name, key in fresh.key.items()):
-            fixed.append("key.NAME.limits")
+        if fresh.ledger.dsn != before.ledger.dsn:
+            fixed.append("ledger.dsn")
         if fixed:
             raise ConfigError(
                 f"{self._path}: {', '.join(fixed)} changed, which only a restart can take over",
                 hint="restart the gateway, or take that change back",
             )
         await self._apply(fresh)
-        self.config = fresh
+        self.config, self._prices = fresh, prices
         self.problem = ""
         self.reloads += 1
         log.warning("configuration %s is in force", fresh.content_hash())
 
-    def _look(self) -> tuple[int, int, int] | None:
-        with contextlib.suppress(OSError):
-            stat = self._path.stat()
-            return stat.st_mtime_ns, stat.st_size, stat.st_ino
-        return None
+    def _sheet(self, config: Config) -> Path:
+        return Path(config.ledger.prices or config.home_path() / "prices.csv")
+
+    def _look(self) -> tuple[Stamp | None, Stamp | None]:
+        return _stamp(self._path), _stamp(self._sheet(self.config))
 
     def _read_digest(self) -> bytes:
-        with contextlib.suppress(OSError):
-            return hashlib.sha256(self._path.read_bytes()).digest()
-        return b""
+        return _digest(self._path) + _digest(self._sheet(self.config))
+
+
+def _stamp(path: Path) -> Stamp | None:
+    with contextlib.suppress(OSError):
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return None
+
+
+def _digest(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(path.read_bytes()).digest()
+    return b""

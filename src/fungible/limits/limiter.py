@@ -14,6 +14,7 @@ from fungible.ledger.prices import PriceBook
 from fungible.limits.buckets import Decision, Hold, Settlement
 from fungible.limits.estimate import Estimator
 from fungible.limits.grant import Grant
+from fungible.limits.opened import OpenedStore
 from fungible.limits.refusals import rate_headers, refusal, strictest
 from fungible.limits.rules import Counted, Limit, Need, Rules, counted
 from fungible.limits.store import LimitStore, build_store
@@ -35,10 +36,12 @@ class Limiter:
         book: The price sheet, for budgets and their currency.
         store: Instead of the configured one.
         clock: Nanoseconds since the epoch.
+        before: Whose store it goes on counting in, if that is the configured one.
 
     Attributes:
         passed_unchecked: Requests let through because the store failed and their limits say
             `on_store_failure = "open"`.
+        opened: What it counts in; `None` where nothing is limited.
         unsettled: Settlements given up: their holds expire, and what they used is not counted.
     """
 
@@ -49,6 +52,7 @@ class Limiter:
         *,
         store: LimitStore | None = None,
         clock: Callable[[], int] = time.time_ns,
+        before: "Limiter | None" = None,
     ) -> None:
         self.passed_unchecked = 0
         self.unsettled = 0
@@ -58,29 +62,62 @@ class Limiter:
         self._timeout_s = config.limits.store_timeout_s
         self._attempt_s = config.gateway.total_timeout_s
         self._clock = clock
-        self._store = store or (None if self._rules.empty else build_store(config))
-        self._opened = False
-        self._opening = asyncio.Lock()
-        self._rest_until = 0.0
+        self.opened = self._counting_in(config, store, before)
+        self._store = self.opened.store if self.opened else None
+        self._grants = 0
+        self._settled_all = asyncio.Event()
+        self._settled_all.set()
         self._settling: set[asyncio.Task[None]] = set()
+
+    def _counting_in(
+        self, config: Config, store: LimitStore | None, before: "Limiter | None"
+    ) -> OpenedStore | None:
+        if store is None and self._rules.empty:
+            return None
+        kept = before.opened if before else None
+        if store is None and kept is not None and kept.fits(config):
+            return kept.shared()
+        return OpenedStore(store or build_store(config), config)
+
+    def shares(self, other: "Limiter") -> bool:
+        """Whether both count in the same store, or this one in none."""
+        return self.opened is None or self.opened is other.opened
+
+    @property
+    def patience_s(self) -> float:
+        """Longest wait at the end for settlements under way."""
+        return self._timeout_s * 2
 
     async def start(self) -> None:
         """Open the store. If that fails, limits do what they declare for it, and it is retried."""
-        if self._store is None:
-            return
         try:
-            await self._open(self._store)
+            await self.open()
         except LimitStoreError as error:
             log.warning("limits are not counted until the store answers: %s", error.message)
 
+    async def open(self) -> None:
+        """Open the store, if it counts in one; `LimitStoreError` when that fails."""
+        if self.opened is not None:
+            await self.opened.open()
+
+    async def retire(self) -> None:
+        """Wait until everything that was granted is over, then `close`."""
+        try:
+            await self._settled_all.wait()
+            while self._settling:
+                await asyncio.wait(self._settling)
+        finally:
+            await self.close()
+
     async def close(self) -> None:
-        """Wait for settlements under way, then close the store."""
+        """Wait for settlements under way, then close the store, or leave it to who shares it."""
         if self._settling:
-            await asyncio.wait(self._settling, timeout=self._timeout_s * 2)
+            await asyncio.wait(self._settling, timeout=self.patience_s)
         for task in self._settling:
             task.cancel()
-        if self._store is not None:
-            await self._store.close()
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            await opened.close()
 
     def of(self, who: Attribution) -> tuple[Limit, ...]:
         """The limits that requests of `who` fall under; empty costs nothing more."""
@@ -132,13 +169,20 @@ class Limiter:
             )
         lives_us = int((tries * self._attempt_s + _SPARE_S) * 1e6)
         hold = Hold(id=new_id("hold_"), made_us=now_us, expires_us=now_us + lives_us)
+        self._grants += 1
+        self._settled_all.clear()
+        granted = False
         try:
             decision = await self._reserve(hold, items, need)
+            granted = decision.admitted
         except LimitStoreError:
             if strictest(limit.settings.on_store_failure for limit in limits) == "closed":
                 raise
             self.passed_unchecked += 1
             return None
+        finally:
+            if not granted:
+                self._over()
         if not decision.admitted:
             raise refusal(items, need, decision, now_us, self._currency)
         return Grant(
@@ -147,33 +191,35 @@ class Limiter:
             need=need,
             headers=rate_headers(items, decision.levels),
             price=self._estimator.after,
-            settle=self._settle,
+            settle=self._settle_grant,
         )
 
     async def _reserve(self, hold: Hold, items: Sequence[Counted], need: Need) -> Decision:
-        store = self._store
-        assert store is not None  # noqa: S101  # there are limits, so there is a store
-        if time.monotonic() < self._rest_until:
+        opened = self.opened
+        assert opened is not None  # noqa: S101  # there are limits, so there is a store
+        if time.monotonic() < opened.rest_until:
             raise LimitStoreError("limits: their store failed a moment ago", hint="try again soon")
         try:
             async with asyncio.timeout(self._timeout_s):
-                if not self._opened:
-                    await self._open(store)
-                return await store.reserve(hold, [item.charge(need) for item in items])
+                await opened.open()
+                return await opened.store.reserve(hold, [item.charge(need) for item in items])
         except (LimitStoreError, TimeoutError) as error:
             log.warning("limits: the store failed: %s", str(error) or "it did not answer in time")
-            self._rest_until = time.monotonic() + _REST_S
+            opened.rest_until = time.monotonic() + _REST_S
             if isinstance(error, TimeoutError):
                 # It may have been taken all the same: give it back before it expires.
                 self._settle(hold, [Settlement(i.charge(need), 0) for i in items if i.money])
                 raise LimitStoreError("limits: their store does not answer in time") from error
             raise
 
-    async def _open(self, store: LimitStore) -> None:
-        async with self._opening:
-            if not self._opened:
-                await store.open()
-                self._opened = True
+    def _settle_grant(self, hold: Hold, settlements: Sequence[Settlement]) -> None:
+        self._settle(hold, settlements)
+        self._over()
+
+    def _over(self) -> None:
+        self._grants -= 1
+        if not self._grants:
+            self._settled_all.set()
 
     def _settle(self, hold: Hold, settlements: Sequence[Settlement]) -> None:
         if not settlements:

@@ -294,7 +294,8 @@ async def test_a_store_that_fails_closes_or_opens(world: Callable[..., World], h
                 await here.admit()
             assert caught.value.status == 503
         here.store.broken = here.store.hangs = False
-        here.limiter._rest_until = 0
+        assert here.limiter.opened is not None
+        here.limiter.opened.rest_until = 0
         await here.granted()
 
 
