@@ -1,4 +1,4 @@
-"""What the gateway costs: CPU time per request and per streamed chunk, beside named peers.
+"""What the gateway costs: CPU time beside named peers, added latency, scaling and idle streams.
 
     uv run python benchmarks/gateway_overhead.py [--peers litellm,portkey,tensorzero,nginx]
     uv run python benchmarks/gateway_overhead.py --quick      # ours alone, under a minute
@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 from rich.console import Console
 
-from gateway import bars, nginx, overhead, tensorzero
+from gateway import bars, further, idle, nginx, overhead, tensorzero
 from gateway.gateways import PEERS, SERVED, Gateway, Upstreams, fungible
 from gateway.load import LoadError
 from gateway.processes import StartError, running
@@ -88,7 +88,9 @@ def main() -> int:
             for name in names:
                 print(f"measuring {name}", file=sys.stderr, flush=True)
                 samples[name] = measure(name, arguments, where, home / name)
+            more = further.measure(further.Wanted.of(arguments), where, home)
     results: dict[str, Any] = {name: sample.result() for name, sample in samples.items()}
+    results[OURS] |= more
     judged = bars.judge(results)
     results["bars"] = judged
     results["run"] = machine.facts() | {
@@ -100,9 +102,12 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(results))
     else:
-        bars.show(Console(width=None if sys.stdout.isatty() else 140), results)
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        bars.show(console, results)
+        further.show(console, results[OURS])
     _record(arguments, results)
-    return 0 if all(bar["met"] for bar in judged) and "failed" not in results[OURS] else 1
+    failed = "failed" in results[OURS] or further.failed(more)
+    return 0 if all(bar["met"] for bar in judged) and not failed else 1
 
 
 def _record(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -125,6 +130,16 @@ def _peers(text: str) -> list[str]:
     return names
 
 
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1,2") from error
+    if any(not 1 <= count <= 64 for count in counts):
+        raise argparse.ArgumentTypeError("from 1 to 64 workers")
+    return counts
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
@@ -132,6 +147,13 @@ def _arguments() -> argparse.Namespace:
     add("--peers", type=_peers, help=f"of {','.join(PEERS)} (all of them)")
     add("--rounds", type=int, help="per gateway and kind of request (3)")
     add("--seconds", type=float, default=4.0, help="of one round (4)")
+    add(
+        "--latency",
+        action=argparse.BooleanOptionalAction,
+        help="added latency (left out of --quick)",
+    )
+    add("--workers", type=_counts, nargs="?", const=[1, 2], help="as in 1,2 (not with --quick)")
+    add("--idle", type=int, nargs="?", const=idle.STREAMS, help="5000 (0 with --quick)")
     add("--no-install", action="store_true", help="leave out peers that are not installed")
     add("--peers-dir", type=Path, default=Path(".peers"), help="environments of the peers")
     add("--json", action="store_true", help="the result as data on standard output")
@@ -140,6 +162,12 @@ def _arguments() -> argparse.Namespace:
     arguments.peers_dir = arguments.peers_dir.resolve()
     if arguments.peers is None:
         arguments.peers = [] if arguments.quick else list(PEERS)
+    if arguments.latency is None:
+        arguments.latency = not arguments.quick
+    if arguments.workers is None:
+        arguments.workers = [] if arguments.quick else [1, 2]
+    if arguments.idle is None:
+        arguments.idle = 0 if arguments.quick else idle.STREAMS
     arguments.rounds = arguments.rounds or (2 if arguments.quick else 3)
     return arguments
 

@@ -135,7 +135,7 @@ class _Client(asyncio.Protocol):
         if self._pool.stream and len(self._got) == end + 4:
             return  # the first event is what counts, not the head
         self._first = False
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         self._pool.done.first_ms.append((now - self._due) * 1000)
         head = bytes(self._got[:end]).lower()
         at = head.find(b"content-length:")
@@ -146,7 +146,7 @@ class _Client(asyncio.Protocol):
 
     def _end(self) -> None:
         self._busy = False
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         self._pool.answered(self, (now - self._due) * 1000)
 
     def _fail(self, said: bytes) -> None:
@@ -197,7 +197,7 @@ class Pool:
         """An answer is complete; in a closed loop the next one is asked for."""
         self.done.requests += 1
         self.done.total_ms.append(ms)
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         if now < self._closed_loop_until:
             client.ask(now)
         else:
@@ -206,33 +206,36 @@ class Pool:
     async def closed_loop(self, seconds: float) -> Done:
         """Every connection asks again as soon as it is answered; ends when the last one is."""
         began = time.monotonic()
-        now = asyncio.get_running_loop().time()
-        self._closed_loop_until = now + seconds
-        for client in list(self.idle):
-            self.idle.remove(client)
-            client.ask(now)
+        self._closed_loop_until = time.perf_counter() + seconds
+        self.ask_once()
         await asyncio.sleep(seconds)
         await self.settle()
         self.done.seconds = time.monotonic() - began
         return self.done
 
+    def ask_once(self) -> None:
+        """One request on every idle connection, now."""
+        now = time.perf_counter()
+        idle, self.idle = self.idle, []
+        for client in idle:
+            client.ask(now)
+
     async def open_loop(self, rate: float, seconds: float) -> Done:
         """`rate` requests a second, evenly spaced, whether or not earlier ones were answered."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.perf_counter()
         total = int(rate * seconds)
         sent = 0
         while sent < total:
             due = began + sent / rate
-            wait = due - loop.time()
+            wait = due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
-            while sent < total and began + sent / rate <= loop.time():
+            while sent < total and began + sent / rate <= time.perf_counter():
                 self._ask_or_drop(began + sent / rate)
                 sent += 1
             await asyncio.sleep(0)
         await self.settle()
-        self.done.seconds = loop.time() - began
+        self.done.seconds = time.perf_counter() - began
         return self.done
 
     def _ask_or_drop(self, due: float) -> None:

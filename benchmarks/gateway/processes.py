@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -97,6 +98,20 @@ def running(
         yield server
     finally:
         _end(server)
+
+
+def raise_files(wanted: int) -> None:
+    """Let this process, and those it starts from now on, open so many files.
+
+    Raises:
+        StartError: The hard limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    if hard < wanted and hard != resource.RLIM_INFINITY:
+        raise StartError(f"{wanted} open files are needed, the hard limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def free_port() -> int:

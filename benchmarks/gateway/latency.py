@@ -1,0 +1,155 @@
+"""Latency that the gateway adds, at a steady rate that does not wait for answers."""
+
+import asyncio
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway import wire
+from gateway.gateways import Gateway, Upstreams
+from gateway.load import Done, LoadError, Pool
+from gateway.processes import raise_files
+
+OF_CAPACITY = 0.6
+SIZES = (1_000, 200_000)
+# At once, until more bring less than `_GAIN` more a second.
+_STEPS = (16, 32, 64, 128, 256)
+_GAIN = 1.05
+_CONNECTIONS, _FILES = 1_000, 8_192
+_WARM_S = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where one kind of request goes."""
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
+    stream: bool
+
+    async def pool(self, count: int) -> Pool:
+        """So many connections to it."""
+        pool = Pool(self.url, self.body, self.headers, stream=self.stream, limit=count)
+        await pool.open(count)
+        return pool
+
+
+@dataclass
+class Times:
+    """Milliseconds from the moment a request was due to its first byte of content and its end."""
+
+    first: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+
+    def add(self, done: Done) -> None:
+        """Another round.
+
+        Raises:
+            LoadError: A request failed or could not be sent: the others alone flatter.
+        """
+        if done.failed or done.late or not done.requests:
+            raise LoadError(
+                f"of {done.requests + done.failed + done.late} requests {done.failed} failed and "
+                f"{done.late} found no free connection: {done.said}"
+            )
+        self.first += done.first_ms
+        self.total += done.total_ms
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value that `share` of them do not exceed, by linear interpolation."""
+    if len(values) < 2:
+        raise LoadError("too few requests for a quantile")
+    cuts = statistics.quantiles(values, n=1000, method="inclusive")
+    return cuts[round(share * 1000) - 1]
+
+
+def compared(direct: Times, through: Times) -> dict[str, Any]:
+    """p50 and p99 of both, and their differences, in ms."""
+    found: dict[str, Any] = {"requests": len(through.total)}
+    for part in ("first", "total"):
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            with_us = quantile(getattr(through, part), share)
+            without = quantile(getattr(direct, part), share)
+            found[f"{part}_{name}_ms"] = round(with_us, 3)
+            found[f"direct_{part}_{name}_ms"] = round(without, 3)
+            found[f"added_{part}_{name}_ms"] = round(with_us - without, 3)
+    return found
+
+
+async def capacity(place: Place, seconds: float) -> tuple[float, int]:
+    """Answers a second of the best closed loop, and how many were asked for at once.
+
+    Raises:
+        LoadError: A request failed.
+    """
+    best, at = 0.0, 0
+    for count in _STEPS:
+        pool = await place.pool(count)
+        try:
+            done = await pool.closed_loop(seconds)
+        finally:
+            await pool.close()
+        if done.failed or not done.requests:
+            raise LoadError(f"{done.failed} failed with {count} at once: {done.said}")
+        rate = done.requests / done.seconds
+        if rate < best * _GAIN:
+            break
+        best, at = rate, count
+    return best, at
+
+
+async def _one_kind(direct: Place, through: Place, seconds: float, rounds: int) -> dict[str, Any]:
+    most, at_once = await capacity(through, min(seconds, 1.5))
+    rate = OF_CAPACITY * most
+    times = {direct: Times(), through: Times()}
+    for _ in range(rounds):
+        for place, found in times.items():
+            pool = await place.pool(_CONNECTIONS)
+            try:
+                await pool.open_loop(rate, _WARM_S)
+                pool.done = Done()
+                found.add(await pool.open_loop(rate, seconds))
+            finally:
+                await pool.close()
+    return {
+        "stream": through.stream,
+        "prompt_bytes": len(through.body),
+        "capacity_per_s": round(most, 1),
+        "capacity_at_once": at_once,
+        "rate_per_s": round(rate, 1),
+    } | compared(times[direct], times[through])
+
+
+def places(gateway: Gateway, upstreams: Upstreams, *, stream: bool, size: int) -> list[Place]:
+    """The upstream itself, and the same through the gateway."""
+    body = wire.request(stream=stream, size=size)
+    upstream = upstreams.streams if stream else upstreams.whole
+    json = {"Content-Type": "application/json"}
+    url, headers = (
+        (gateway.stream_url, gateway.stream_headers) if stream else (gateway.url, gateway.headers)
+    )
+    return [
+        Place(f"http://{upstream}/v1/chat/completions", body, json, stream),
+        Place(url, body, dict(headers), stream),
+    ]
+
+
+def measure(
+    gateway: Gateway, upstreams: Upstreams, *, seconds: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Whole answers and streams, short and long prompts.
+
+    Raises:
+        LoadError: A request failed or could not be sent in time.
+        StartError: This machine allows too few open files.
+    """
+    raise_files(_FILES)
+    return [
+        asyncio.run(
+            _one_kind(*places(gateway, upstreams, stream=stream, size=size), seconds, rounds)
+        )
+        for stream in (False, True)
+        for size in SIZES
+    ]
