@@ -27,7 +27,11 @@
         ├── UpstreamBusyError       HTTP 429  transient
         │   ├── QueueFullError      HTTP 429  too many wait for the backend already
         │   └── QueueTimeoutError   HTTP 503  no slot of the backend became free in time
-        ├── UpstreamTimeoutError    HTTP 504  transient
+        ├── UpstreamTimeoutError    HTTP 504  transient  by its own account
+        │   ├── ConnectTimeoutError             no connection in time
+        │   ├── FirstTokenTimeoutError          no first token in time
+        │   ├── IdleTimeoutError                silence for too long
+        │   └── TotalTimeoutError               too long in all
         ├── UpstreamConnectError    HTTP 502  transient
         │   └── UpstreamLostError   HTTP 502  transient  it may have done the work all the same
         ├── UpstreamSetupError      HTTP 502  transient  our key or model name is wrong there
@@ -258,6 +262,30 @@ class UpstreamTimeoutError(UpstreamError):
     status = 504
     code = "upstream_timeout"
     transient = True
+
+
+class ConnectTimeoutError(UpstreamTimeoutError):
+    """No connection to the backend came about in time; it was sent nothing."""
+
+    code = "upstream_connect_timeout"
+
+
+class FirstTokenTimeoutError(UpstreamTimeoutError):
+    """The backend's stream did not begin in time."""
+
+    code = "upstream_first_token_timeout"
+
+
+class IdleTimeoutError(UpstreamTimeoutError):
+    """The backend fell silent in the middle of its answer."""
+
+    code = "upstream_idle_timeout"
+
+
+class TotalTimeoutError(UpstreamTimeoutError):
+    """The whole answer took too long."""
+
+    code = "upstream_total_timeout"
 
 
 class UpstreamConnectError(UpstreamError):

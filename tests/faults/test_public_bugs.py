@@ -73,7 +73,7 @@ def test_bifrost_7034_silence_times_out(suite: Suite) -> None:
     """maximhq/bifrost#7034: the stream timeout never fired on an upstream that went silent."""
     seen, row = suite.last("stall")
     assert not seen.hung
-    assert row.error_code == "upstream_timeout"
+    assert row.error_code == "upstream_idle_timeout"
 
 
 def test_portkey_1797_a_cut_is_an_error(suite: Suite) -> None:

@@ -15,16 +15,17 @@ from fungible.backends.upstream_errors import error_for_status
 from fungible.config import BackendSettings
 from fungible.errors import (
     ConfigError,
+    ConnectTimeoutError,
+    IdleTimeoutError,
     StreamBrokenError,
     UnavailableError,
     UpstreamConnectError,
     UpstreamError,
     UpstreamLostError,
-    UpstreamTimeoutError,
 )
 from fungible.http.client import Answer as HTTPAnswer
 from fungible.http.client import Client, header_lines
-from fungible.http.errors import ConnectionBrokenError, MalformedAnswerError
+from fungible.http.errors import ConnectionBrokenError, MalformedAnswerError, NotConnectedError
 
 _ERROR_BYTES = 4096
 _AFTER_CONNECTING = (
@@ -43,7 +44,7 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Timeouts in seconds; every adapter's own options begin with these."""
 
     connect_timeout_s: float = 5.0
-    idle_timeout_s: float = 60.0
+    idle_timeout_s: float = 300.0
 
 
 _Options = TypeVar("_Options", bound=HTTPOptions)
@@ -153,7 +154,9 @@ class HTTPPool:
     def lost(self, error: Exception) -> UpstreamError:
         """What a failure of the connection means."""
         if isinstance(error, TimeoutError):
-            return UpstreamTimeoutError(f"{self.backend} did not answer in time")
+            if isinstance(error, NotConnectedError):
+                return ConnectTimeoutError(f"{self.backend} cannot be reached: {error}")
+            return IdleTimeoutError(f"{self.backend} did not answer in time")
         reason = str(error) or type(error).__name__
         if isinstance(error, _AFTER_CONNECTING):
             return UpstreamLostError(f"{self.backend} was lost before it answered: {reason}")
@@ -202,7 +205,7 @@ class Answer:
 
         Raises:
             StreamBrokenError: The connection broke.
-            UpstreamTimeoutError: It fell silent.
+            IdleTimeoutError: It fell silent.
         """
         try:
             return await self._response.piece()
@@ -229,7 +232,7 @@ class Answer:
 
     def _cut(self, error: OSError) -> UpstreamError:
         if isinstance(error, TimeoutError):
-            return UpstreamTimeoutError(f"{self.backend} fell silent")
+            return IdleTimeoutError(f"{self.backend} fell silent")
         return StreamBrokenError(f"{self.backend} cut the stream: {error}")
 
     async def pieces(self) -> AsyncIterator[bytes]:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from fungible.config.keys import KeySettings, expiry_of
 from fungible.config.limits import check_limits
 from fungible.config.model import Config
-from fungible.config.settings import BackendSettings, MigrationPolicy, RouteSettings
+from fungible.config.settings import (
+    BackendSettings,
+    GatewaySettings,
+    MigrationPolicy,
+    RouteSettings,
+)
 from fungible.contract.accelerators import accelerator_named
 from fungible.contract.target import parse_target
 from fungible.errors import ConfigError, InputError
@@ -25,6 +30,7 @@ def check_config(config: Config, where: str) -> None:
         _check_backend(f"{where}: backend.{name}", backend)
     for model, route in config.route.items():
         _check_route(f"{where}: route.{model}", route, config)
+    _check_timeouts(f"{where}: gateway", config.gateway)
     if config.gateway.max_shadows < 0:
         raise ConfigError(f"{where}: gateway.max_shadows must not be negative")
     if not 1 <= config.gateway.workers <= 64:
@@ -73,11 +79,19 @@ def _check_backend(where: str, backend: BackendSettings) -> None:
         raise ConfigError(f"{where}.queue_timeout_s must be above 0")
 
 
+def _check_timeouts(where: str, settings: GatewaySettings | RouteSettings) -> None:
+    for name in ("first_token_timeout_s", "total_timeout_s", "idle_timeout_s"):
+        seconds = getattr(settings, name)
+        if seconds is not None and not seconds > 0:
+            raise ConfigError(f"{where}.{name} must be above 0")
+
+
 def _check_route(where: str, route: RouteSettings, config: Config) -> None:
     for name in {route.reference, *route.backends, *route.weights, *route.fallback}:
         if name not in config.backend:
             known = ", ".join(sorted(config.backend)) or "none"
             raise ConfigError(f"{where}: unknown backend {name!r}", hint=f"declared: {known}")
+    _check_timeouts(where, route)
     if any(weight < 0 for weight in route.weights.values()):
         raise ConfigError(f"{where}.weights must not be negative")
     for name in ("retry_budget", "retry_min_per_s", "hedge_after_ms"):

@@ -11,6 +11,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The data plane's address and limits (seconds, bytes).
 
     Attributes:
+        idle_timeout_s: Longest silence between two events of a stream.
         workers: Processes that share the port.
         on_client_gone: Whether a call whose client left is cancelled, or read to its end
             for its token counts, for at most `drain_timeout_s`.
@@ -23,6 +24,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     port: int = 8080
     first_token_timeout_s: float = 60.0
     total_timeout_s: float = 300.0
+    idle_timeout_s: float = 60.0
     max_body_bytes: int = 10_000_000
     max_header_bytes: int = 65_536
     header_timeout_s: float = 10.0
@@ -117,7 +119,7 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `policy` says which of the backends with weight answers; `affinity` what keeps a
     conversation together, as long as that gives nobody more than `affinity_load` times its share.
     Without a first token after `hedge_after_ms`, or after that percentile of recent ones, a
-    second backend is asked too.
+    second backend is asked too. Timeouts are the gateway's where they are not given.
     """
 
     reference: str
@@ -133,6 +135,9 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     affinity_load: float = 1.5
     hedge_after_ms: float | None = None
     hedge_percentile: float | None = None
+    first_token_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    idle_timeout_s: float | None = None
 
 
 class MigrationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

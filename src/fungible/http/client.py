@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from fungible.http.connection import Connection
+from fungible.http.errors import NotConnectedError
 
 KEEP_S = 30.0
 Origin = tuple[str, int, bool]
@@ -125,7 +126,7 @@ class Client:
             body: As it is.
 
         Raises:
-            TimeoutError: No connection, or no answer, in time.
+            TimeoutError: No answer in time; `NotConnectedError`: not even a connection.
             OSError: The connection could not be made or broke; see `http.errors`.
         """
         origin, path, host = _split(url)
@@ -165,14 +166,17 @@ class Client:
         host, port, secure = origin
         loop = asyncio.get_running_loop()
         context = _tls() if secure else None
-        async with asyncio.timeout(self._connect_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(self._idle_s),
-                host,
-                port,
-                ssl=context,
-                server_hostname=host if secure else None,
-            )
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._idle_s),
+                    host,
+                    port,
+                    ssl=context,
+                    server_hostname=host if secure else None,
+                )
+        except TimeoutError as error:
+            raise NotConnectedError(f"no connection within {self._connect_s:g} s") from error
         return connection
 
     def give_back(self, origin: Origin, connection: Connection) -> None:

@@ -5,5 +5,9 @@ class ConnectionBrokenError(OSError):
     """The peer closed or reset the connection before its answer was complete."""
 
 
+class NotConnectedError(TimeoutError):
+    """No connection came about in time."""
+
+
 class MalformedAnswerError(OSError):
     """What came is not HTTP/1.1, too long, or compressed in a way that was not asked for."""

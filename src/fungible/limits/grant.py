@@ -8,7 +8,14 @@ from fungible.limits.buckets import Hold, Settlement
 from fungible.limits.rules import Counted, Need
 
 # The backend refused, or nothing was sent: no provider bills that.
-_NEVER_BILLED = frozenset({"upstream_rejected", "upstream_busy", "upstream_misconfigured"})
+_NEVER_BILLED = frozenset(
+    {
+        "upstream_rejected",
+        "upstream_busy",
+        "upstream_misconfigured",
+        "upstream_connect_timeout",
+    }
+)
 _UNREACHABLE = "upstream_unreachable"
 
 

@@ -60,7 +60,8 @@ class Limiter:
         self._estimator = Estimator(config.limits, book)
         self._currency = book.rows[0].currency if book.rows else ""
         self._timeout_s = config.limits.store_timeout_s
-        self._attempt_s = config.gateway.total_timeout_s
+        totals = [route.total_timeout_s or 0.0 for route in config.route.values()]
+        self._attempt_s = max([config.gateway.total_timeout_s, *totals])
         self._clock = clock
         self.opened = self._counting_in(config, store, before)
         self._store = self.opened.store if self.opened else None

@@ -98,13 +98,11 @@ class Dispatched:
 
     def hold(self) -> None:
         """Take no more from the backend for now, where it pushes."""
-        if (reply := self._attempt.pushed) is not None:
-            reply.pause()
+        self._attempt.hold(True)
 
     def go_on(self) -> None:
         """Take on."""
-        if (reply := self._attempt.pushed) is not None:
-            reply.resume()
+        self._attempt.hold(False)
 
     async def _last(self) -> bytes:
         attempt = self._attempt

@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 import msgspec
 
 from fungible.backends.base import PushedReply, Reply
-from fungible.config import Config
+from fungible.config import Config, RouteSettings
 from fungible.contract.events import AttemptEvent, Role, Status
 from fungible.contract.ids import new_id
 from fungible.contract.inference import InferenceRequest, Usage, Witness
 from fungible.contract.sse import split_frames
 from fungible.errors import (
+    FirstTokenTimeoutError,
     FungibleError,
+    IdleTimeoutError,
     StreamBrokenError,
+    TotalTimeoutError,
     UnsupportedError,
     UpstreamError,
     UpstreamTimeoutError,
@@ -25,6 +28,8 @@ from fungible.routing.slots import RANKS
 from fungible.wire.bridge import Bridge, bridge_for
 from fungible.wire.formats import FORMATS
 from fungible.wire.observer import Seen
+
+_NO_ROUTE = RouteSettings(reference="")
 
 
 class Attempt:
@@ -72,8 +77,11 @@ class Attempt:
         self._route_version = route_version
         self._started_ns = time.time_ns()
         began = asyncio.get_running_loop().time()
-        self._deadline = began + config.gateway.total_timeout_s
-        self._token_by = min(began + config.gateway.first_token_timeout_s, self._deadline)
+        limits, of_route = config.gateway, config.route.get(request.model) or _NO_ROUTE
+        self._deadline = began + (of_route.total_timeout_s or limits.total_timeout_s)
+        first_s = of_route.first_token_timeout_s or limits.first_token_timeout_s
+        self._token_by = min(began + first_s, self._deadline)
+        self._idle_s = of_route.idle_timeout_s or limits.idle_timeout_s
         self._reply: Reply | None = None
         self._body: AsyncIterator[bytes] | None = None
         self._timer: Deadline | None = None
@@ -111,11 +119,13 @@ class Attempt:
                 self._body = self._reply.chunks()
                 await self._read_early(self._body)
         except TimeoutError as error:
-            what = "token" if streamed else "answer"
-            raise UpstreamTimeoutError(f"{self.place.name} gave no {what} in time") from error
+            name = self.place.name
+            if streamed and self._token_by < self._deadline:
+                raise FirstTokenTimeoutError(f"{name} gave no token in time") from error
+            raise TotalTimeoutError(f"{name} gave no answer in time") from error
         if streamed:
             self._timer.stop()
-            self._timer = Deadline(self._deadline)
+            self._timer = Deadline(self._deadline, self._idle_s)
 
     async def _enter(self) -> None:
         """Wait for one of the backend's slots."""
@@ -204,18 +214,20 @@ class Attempt:
             StreamBrokenError: The upstream stopped before it was complete.
             UpstreamTimeoutError: It fell silent, or the whole took too long.
         """
+        timer = self._in_time()
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def taken(events: bytes) -> None:
+            timer.heard()
             if not finished.done() and self._pass_on(events, write):
                 finished.set_result(None)
 
         pushing = asyncio.ensure_future(reply.push(taken))
         try:
-            with self._in_time():
+            with timer:
                 await asyncio.wait({pushing, finished}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
+            raise self._too_slow() from error
         finally:
             pushing.cancel()
             pushing.add_done_callback(_retrieve)
@@ -235,6 +247,22 @@ class Attempt:
         assert self._timer is not None  # noqa: S101  # `open` came before
         return self._timer
 
+    def _too_slow(self) -> UpstreamTimeoutError:
+        if self._in_time().silent:
+            return IdleTimeoutError(f"{self.place.name} fell silent for {self._idle_s:g} s")
+        return TotalTimeoutError(f"{self.place.name} took too long in all")
+
+    def hold(self, held: bool) -> None:
+        """Take no more from the backend for now, where it pushes; or go on."""
+        if (reply := self.pushed) is None:
+            return
+        if self._timer is not None:
+            self._timer.hold(held)
+        if held:
+            reply.pause()
+        else:
+            reply.resume()
+
     def _ended_early(self) -> StreamBrokenError:
         return StreamBrokenError(f"{self.place.name} ended without {self._format.last}")
 
@@ -243,7 +271,7 @@ class Attempt:
             with self._in_time():
                 return await anext(body)
         except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{self.place.name} took too long in all") from error
+            raise self._too_slow() from error
         except StopAsyncIteration as error:
             raise self._ended_early() from error
 

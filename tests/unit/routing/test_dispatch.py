@@ -220,7 +220,7 @@ async def test_no_answer_in_time_is_a_timeout(
         await setup.ask(request(stream=stream), route=route("b", retries=0))
         found = setup.rows()
         assert [(row.backend, row.error_code) for row in found] == [
-            ("a", "upstream_timeout"),
+            ("a", "upstream_first_token_timeout" if stream else "upstream_total_timeout"),
             ("b", ""),
         ]
         await asyncio.wait_for(upstream.requests[0].disconnected.wait(), 10)
