@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fungible.contract.events import AttemptEvent
-from fungible.ledger.segments import OPEN, SEALED, read_frames
+from fungible.ledger.segments import read_spool
 from gateway import wire
 from gateway.gateways import Gateway
 from gateway.load import CONNECTIONS, LoadError, Pool, wrk
@@ -123,10 +123,8 @@ async def _streams(gateway: Gateway, seconds: float) -> int:
 
 def rows_in(spool: Path) -> int:
     """Attempts on disk that were answered and whose tokens are known."""
-    count = 0
-    for path in spool.glob("*/*"):
-        if path.suffix in (OPEN, SEALED):
-            for part in read_frames(path.read_bytes()):
-                if isinstance(part, AttemptEvent):
-                    count += part.status == "ok" and part.usage_source == "provider_final"
-    return count
+    return sum(
+        part.status == "ok" and part.usage_source == "provider_final"
+        for part in read_spool(spool)
+        if isinstance(part, AttemptEvent)
+    )

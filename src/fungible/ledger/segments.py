@@ -58,6 +58,17 @@ def read_frames(data: bytes) -> Iterator[Record | Damage]:
         at = end
 
 
+def read_spool(root: Path) -> Iterator[Record | Damage]:
+    """What `read_frames` gives for every segment below a spool's root, also while it is written."""
+    for path in sorted(root.glob("*/*")):
+        if path.suffix in (OPEN, SEALED):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # sealed between the listing and now
+                data = path.with_suffix(SEALED).read_bytes()
+            yield from read_frames(data)
+
+
 def whole_length(data: bytes) -> int:
     """Length of `data` without the torn tail, if it has one."""
     end = 0
