@@ -4,11 +4,11 @@ Requests stay dictionaries on their way to a backend, so fields that we do not k
 through; the structs only check and read the fields that we act on.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from fungible.contract.openai import decode_body, read_fields
+from fungible.contract.openai import NOT_EMPTY, decode_body, read_fields
 from fungible.errors import RequestError
 
 _ERROR_TYPES = {
@@ -42,7 +42,7 @@ class CountTokensRequest(msgspec.Struct, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
     model: str
-    messages: list[Turn]
+    messages: Annotated[list[Turn], NOT_EMPTY]
     system: str | list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None

@@ -1,6 +1,6 @@
 """The OpenAI wire format of `POST /v1/completions`, the endpoint without a conversation."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -9,6 +9,18 @@ from fungible.errors import RequestError
 
 DEFAULT_MAX_TOKENS = 16
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
+TEXTS_OR_TOKENS: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+        },
+    ]
+}
 
 
 class CompletionRequest(msgspec.Struct, kw_only=True):
@@ -23,7 +35,7 @@ class CompletionRequest(msgspec.Struct, kw_only=True):
     """
 
     model: str
-    prompt: Any
+    prompt: Annotated[Any, msgspec.Meta(extra_json_schema=TEXTS_OR_TOKENS)]
     max_tokens: int | None = None
     best_of: int | None = None
     logprobs: int | None = None

@@ -1,9 +1,10 @@
 """The wire format of `/v1/embeddings`: what a request must look like, and what answers it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from fungible.contract.completions import TEXTS_OR_TOKENS
 from fungible.contract.openai import decode_body, read_fields
 from fungible.errors import RequestError
 
@@ -23,7 +24,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """
 
     model: str
-    input: Any
+    input: Annotated[Any, msgspec.Meta(extra_json_schema=TEXTS_OR_TOKENS)]
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None

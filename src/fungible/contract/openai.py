@@ -5,7 +5,7 @@ through; `ChatRequest` only checks and reads the fields that we act on.
 """
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -34,11 +34,14 @@ class ChatMessage(msgspec.Struct, kw_only=True):
         return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
 
 
+NOT_EMPTY = msgspec.Meta(extra_json_schema={"minItems": 1})  # said here, checked by name below
+
+
 class ChatRequest(msgspec.Struct, kw_only=True):
     """The fields of `POST /v1/chat/completions` that Fungible's own engine acts on."""
 
     model: str
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], NOT_EMPTY]
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
@@ -243,6 +246,21 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[Choice]
     usage: UsageBody
     object: str = "chat.completion"
+
+
+class OpenAIErrorDetail(msgspec.Struct, kw_only=True):
+    """What went wrong; `param` is the request's field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(msgspec.Struct, kw_only=True):
+    """The body of an error, as `FungibleError.to_openai` writes it."""
+
+    error: OpenAIErrorDetail
 
 
 class ModelCard(msgspec.Struct, kw_only=True):

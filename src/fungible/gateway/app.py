@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,9 +16,10 @@ from fungible.config import Config
 from fungible.contract.openai import ModelCard, ModelList
 from fungible.errors import ClientGoneError, FungibleError, RequestError
 from fungible.gateway.auth import KeyRing
-from fungible.gateway.call import Call
+from fungible.gateway.call import JSON_TYPE, Call
 from fungible.gateway.endpoints import ENDPOINTS
 from fungible.gateway.inference import Inference
+from fungible.gateway.openapi import Health, document
 from fungible.gateway.reload import ConfigWatcher
 from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.prices import load_book
@@ -29,7 +29,7 @@ from fungible.routing.dispatch import Dispatcher
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Call], Awaitable[None]]
-OPEN = frozenset({"/health"})
+OPEN = frozenset({"/health", "/openapi.json"})
 
 
 class Gateway:
@@ -50,7 +50,11 @@ class Gateway:
         self.configuration = (
             ConfigWatcher(config_path, config, self.reconfigure) if config_path else None
         )
-        self._reads: dict[str, Handler] = {"/health": self._health, "/v1/models": self._models}
+        self._reads: dict[str, Handler] = {
+            "/health": self._health,
+            "/openapi.json": self._openapi,
+            "/v1/models": self._models,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's own start and stop."""
@@ -78,29 +82,35 @@ class Gateway:
         endpoint = ENDPOINTS.get(path)
         if endpoint is not None:
             if method != "POST":
-                raise _not_served("Method Not Allowed.", 405)
+                raise _not_allowed(call, "POST")
             await self._inference.answer(call, endpoint)
             return
         handler = self._reads.get(path)
         if handler is None:
             raise _not_served("Not Found.", 404)
         if method not in ("GET", "HEAD"):
-            raise _not_served("Method Not Allowed.", 405)
+            raise _not_allowed(call, "GET, HEAD")
         await handler(call)
 
     async def _health(self, call: Call) -> None:
-        health: dict[str, Any] = {"status": "ok", "route_version": self._routes.table.version}
-        health |= {"rows": self._rows_state(), "rows_lost": self._dispatcher.rows_lost}
+        health = Health(
+            route_version=self._routes.table.version,
+            rows=self._rows_state(),
+            rows_lost=self._dispatcher.rows_lost,
+        )
         if self.configuration is not None:
-            health["config_hash"] = self.configuration.config.content_hash()
+            health.config_hash = self.configuration.config.content_hash()
             # The reason itself names paths and settings: it is in the log, not on an open path.
-            health["config"] = "kept" if self.configuration.problem else "current"
+            health.config = "kept" if self.configuration.problem else "current"
         await call.json(health)
 
     def _rows_state(self) -> str:
         if not self._spool.full:
             return "written"
         return "refused" if self._dispatcher.refusing else "lost"
+
+    async def _openapi(self, call: Call) -> None:
+        await call.respond(200, [JSON_TYPE], document())
 
     async def reconfigure(self, config: Config) -> None:
         """Serve by another configuration; requests under way end on the old one."""
@@ -159,8 +169,13 @@ def build_gateway(
     return Gateway(config, dispatcher, spool, config_path)
 
 
+def _not_allowed(call: Call, methods: str) -> RequestError:
+    call.more_headers = {"allow": methods}
+    return _not_served("Method Not Allowed.", 405)
+
+
 def _not_served(what: str, status: int) -> RequestError:
-    paths = ", ".join([*ENDPOINTS, "/v1/models"])
+    paths = ", ".join([*ENDPOINTS, "/v1/models", "/openapi.json"])
     error = RequestError(what, hint=f"this gateway serves {paths}")
     error.status = status
     return error

@@ -1,5 +1,7 @@
 """Answers an endpoint through the dispatcher: the data path of every request."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from fungible.config import Config
@@ -24,6 +26,8 @@ _NO_CACHE = (b"cache-control", b"no-cache")
 _DURABLE = (b"x-fungible-ledger", b"durable")
 _LOST = (b"x-fungible-ledger", b"lost")
 _PENDING = (b"x-fungible-ledger", b"pending")
+# The client chose the names: a head must neither grow with them nor hold what none may.
+_MOST_NAMES, _LONGEST_NAME = 32, 64
 
 
 class Inference:
@@ -100,9 +104,7 @@ class Inference:
             (b"x-fungible-route-version", b"%d" % version),
         ]
         if answer.dropped:
-            headers.append(
-                (b"x-fungible-dropped", ", ".join(answer.dropped).encode("latin-1", "replace"))
-            )
+            headers.append((b"x-fungible-dropped", _listed(answer.dropped)))
         if not answer.streamed:
             answer.abandoned = client.gone
             body = await answer.pull()
@@ -143,3 +145,11 @@ class Inference:
             await call.send(
                 {"type": "http.response.body", "body": piece, "more_body": not answer.ended}
             )
+
+
+def _listed(names: Sequence[str]) -> bytes:
+    """Names of fields as the value of a header; what is not ASCII or not printable escaped."""
+    said = [name[:_LONGEST_NAME].encode("unicode_escape") for name in names[:_MOST_NAMES]]
+    if more := len(names) - len(said):
+        said.append(b"and %d more" % more)
+    return b", ".join(said)

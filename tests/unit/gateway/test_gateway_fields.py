@@ -57,6 +57,19 @@ async def test_strict_refuses_by_name(serving: Make, upstream: Upstream) -> None
     assert len(upstream.requests) == 1
 
 
+async def test_odd_names_of_dropped_fields_fit_into_a_header(
+    serving: Make, upstream: Upstream
+) -> None:
+    names = ["a\r\nset-cookie: x", "\u20ac\x00", "n" * 99, *(f"more{at}" for at in range(97))]
+    async with serving(**settings("lenient", upstream)) as gateway:
+        body = {**BODY, "max_tokens": 5, **dict.fromkeys(names, 1)}
+        call = await gateway.call(body, path="/v1/messages").done()
+    assert call.status == 200
+    said = call.headers["x-fungible-dropped"].split(", ")
+    assert said[-1] == "and 68 more"
+    assert all(len(one) <= 80 and one.isascii() and one.isprintable() for one in said)
+
+
 @pytest.mark.parametrize(("policy", "status"), [("lenient", 200), ("strict", 400)])
 async def test_what_a_bridge_cannot_say_follows_the_same_policy(
     serving: Make, upstream: Upstream, policy: str, status: int
