@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import openai
+import pydantic
 import pytest
 from langchain_openai import ChatOpenAI
 
@@ -18,6 +20,15 @@ from support.rows import rows
 
 KEY = "fk-secret"
 TEXT = "Grüße aus Köln"
+ARGUMENTS = {"city": "Paris", "days": 2}
+CALL = {"name": "Forecast", "arguments": ARGUMENTS}
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city", "days"],
+}
+TOOL: Any = {"type": "function", "function": {"name": "Forecast", "parameters": PARAMETERS}}
+PIECE = "tool_calls.function.arguments.delta"
 HELLO: list[Any] = [{"role": "user", "content": "good morning"}]
 
 
@@ -44,10 +55,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         gateway=GatewaySettings(port=0),
         backend={
             "a": BackendSettings(kind="null", options={"text": TEXT}),
+            "caller": BackendSettings(kind="null", options={"text": TEXT, "tool": CALL}),
+            "json": BackendSettings(kind="null", options={"text": '{"city": "Paris", "days": 2}'}),
             "cut": BackendSettings(kind="null", options={"text": TEXT, "cut_after": 1}),
         },
         route={
             "assistant": RouteSettings(reference="a", retries=0),
+            "calling": RouteSettings(reference="caller", retries=0),
+            "structured": RouteSettings(reference="json", retries=0),
             "broken": RouteSettings(reference="cut", retries=0),
         },
         key={"team": KeySettings(hash=digest, owner="ml")},
@@ -164,10 +179,95 @@ async def test_a_broken_stream_says_so_in_each_format(world: World) -> None:
     assert [row.status for row in rows(world.config.spool_path())] == ["interrupted"] * 3
 
 
+class Forecast(pydantic.BaseModel):
+    """The weather of the next days."""
+
+    city: str
+    days: int
+
+
+async def test_openai_tools(world: World) -> None:
+    turns = [*HELLO]
+    create = world.openai.chat.completions.create
+    whole = await create(model="calling", messages=turns, tools=[TOOL])
+    assert whole.choices[0].finish_reason == "tool_calls"
+    (call,) = whole.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("Forecast", ARGUMENTS)
+    async with world.openai.chat.completions.stream(
+        model="calling", messages=turns, tools=[TOOL], stream_options={"include_usage": True}
+    ) as stream:
+        pieces = [one.arguments_delta async for one in stream if one.type == PIECE]
+        final = await stream.get_final_completion()
+    assert len(pieces) > 2
+    (streamed,) = final.choices[0].message.tool_calls or []
+    assert json.loads("".join(pieces)) == json.loads(streamed.function.arguments) == ARGUMENTS
+    turns += [
+        whole.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+    ]
+    after = await create(model="calling", messages=turns, tools=[TOOL])
+    assert (after.choices[0].message.content, after.choices[0].finish_reason) == (TEXT, "stop")
+    assert [row[:2] for row in world.counts()] == [("chat/completions", "ok")] * 3
+    assert {row.finish_reason for row in rows(world.config.spool_path())} == {"tool_calls", "stop"}
+    assert final.usage is not None
+    assert world.counts()[0][3] == final.usage.completion_tokens == len(pieces)
+
+
+async def test_anthropic_tool_use(world: World) -> None:
+    turns: list[Any] = [*HELLO]
+    tools: list[Any] = [{"name": "Forecast", "input_schema": PARAMETERS}]
+    asked: Any = {"model": "calling", "max_tokens": 99, "tools": tools}
+    whole = await world.anthropic.messages.create(messages=turns, **asked)
+    assert whole.stop_reason == "tool_use"
+    (use,) = whole.content
+    assert use.type == "tool_use"
+    assert (use.name, use.input) == ("Forecast", ARGUMENTS)
+    async with world.anthropic.messages.stream(messages=turns, **asked) as stream:
+        pieces = [one.partial_json async for one in stream if one.type == "input_json"]
+        final = await stream.get_final_message()
+    assert len(pieces) > 2
+    (streamed,) = final.content
+    assert streamed.type == "tool_use"
+    assert json.loads("".join(pieces)) == streamed.input == ARGUMENTS
+    assert final.stop_reason == "tool_use"
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}
+    turns += [
+        {"role": "assistant", "content": whole.content},
+        {"role": "user", "content": [result]},
+    ]
+    after = await world.anthropic.messages.create(messages=turns, **asked)
+    assert after.content[0].type == "text"
+    assert (after.content[0].text, after.stop_reason) == (TEXT, "end_turn")
+    assert [row[:2] for row in world.counts()] == [("messages", "ok")] * 3
+
+
+def langchain(world: World, model: str) -> ChatOpenAI:
+    return ChatOpenAI(model=model, base_url=f"{world.url}/v1", api_key=KEY)  # type: ignore[arg-type]
+
+
 def test_langchain(world: World) -> None:
-    model = ChatOpenAI(model="assistant", base_url=f"{world.url}/v1", api_key=KEY)  # type: ignore[arg-type]
+    model = langchain(world, "assistant")
     answer = model.invoke("good morning")
     assert answer.content == TEXT
     assert answer.usage_metadata is not None
     assert answer.usage_metadata["output_tokens"] == 3
     assert "".join(str(part.content) for part in model.stream("good morning")) == TEXT
+
+
+def test_langchain_tools(world: World) -> None:
+    bound = langchain(world, "calling").bind_tools([Forecast])
+    (call,) = bound.invoke("good morning").tool_calls  # type: ignore[attr-defined]
+    assert (call["name"], call["args"]) == ("Forecast", ARGUMENTS)
+    whole: Any = None
+    for part in bound.stream("good morning"):
+        whole = part if whole is None else whole + part
+    assert [(one["name"], one["args"]) for one in whole.tool_calls] == [("Forecast", ARGUMENTS)]
+
+
+@pytest.mark.parametrize(
+    ("method", "model"), [("function_calling", "calling"), ("json_schema", "structured")]
+)
+def test_langchain_structured_output(world: World, method: Any, model: str) -> None:
+    structured = langchain(world, model).with_structured_output(Forecast, method=method)
+    assert structured.invoke("good morning") == Forecast(city="Paris", days=2)

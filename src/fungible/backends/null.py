@@ -6,12 +6,17 @@ Options (`[backend.NAME.options]`):
 |---|---|---|
 | `text` | `null answer` | what it says, one word a chunk |
 | `tokens` | | say this many words instead |
+| `tool` | | `{ name, arguments }`: call this function, where the request offers it |
 | `ttft_ms`, `itl_ms` | 0 | before the first word; between words |
 | `fail_rate` | 0 | share of requests refused, spread evenly and reproducibly |
 | `fail_status` | 503 | with this HTTP status |
 | `seed` | 0 | which requests are refused first |
 | `cut_after` | | break a stream after this many words |
 | `usage` | true | whether it reports token counts |
+
+A call is streamed in pieces of eight characters of its arguments, each a token. A request gets
+text as before if it does not offer the function, says `tool_choice = "none"`, or ends with a
+tool's result.
 
 It speaks chat, completions, `/tokenize` (a word is a token) and embeddings, whose vectors are
 simulated. It keeps to `max_tokens` and says so by `finish_reason`.
@@ -23,7 +28,14 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from fungible.backends.base import Capabilities, Reply
-from fungible.backends.null_forms import ChatForm, CompletionForm, embeddings
+from fungible.backends.null_forms import (
+    CallForm,
+    ChatForm,
+    CompletionForm,
+    Tool,
+    embeddings,
+    offers,
+)
 from fungible.backends.upstream_errors import error_for_status
 from fungible.config import BackendSettings
 from fungible.contract.inference import InferenceRequest
@@ -37,6 +49,7 @@ class NullOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     text: str = "null answer"
     tokens: int | None = None
+    tool: Tool | None = None
     ttft_ms: float = 0.0
     itl_ms: float = 0.0
     fail_rate: float = 0.0
@@ -91,8 +104,11 @@ class NullBackend:
         if request.endpoint == "tokenize":
             count = ChatForm(request).prompt_words(request.body)
             return _WholeReply(msgspec.json.encode({"count": count}))
-        form = CompletionForm(request) if request.endpoint == "completions" else ChatForm(request)
-        return _NullReply(request, options, form)
+        if request.endpoint == "completions":
+            return _NullReply(request, options, CompletionForm(request))
+        if options.tool is not None and offers(request.body, options.tool.name):
+            return _NullReply(request, options, CallForm(request, options.tool))
+        return _NullReply(request, options, ChatForm(request))
 
     async def healthy(self) -> bool:
         """Always."""
@@ -127,34 +143,33 @@ class _NullReply:
         self._options = options
         self._request = request
         self._form = form
-        count = options.tokens
-        words = options.text.split() if count is None else ["null"] * count
+        pieces = form.pieces(options.text, options.tokens)
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
-        self._finish = "stop"
-        if isinstance(limit, int) and limit < len(words):
-            words, self._finish = words[:limit], "length"
-        self._words = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
+        self._finish = form.finish
+        if isinstance(limit, int) and limit < len(pieces):
+            pieces, self._finish = pieces[:limit], "length"
+        self._pieces = pieces
         prompt = form.prompt_words(request.body)
         self._usage = UsageBody(
             prompt_tokens=prompt,
-            completion_tokens=len(words),
-            total_tokens=prompt + len(words),
+            completion_tokens=len(pieces),
+            total_tokens=prompt + len(pieces),
         )
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body: one event a word, or one JSON object."""
+        """The body: one event a piece, or one JSON object."""
         form, options = self._form, self._options
         if not self._request.stream:
-            await _pause(options.itl_ms * len(self._words))
+            await _pause(options.itl_ms * len(self._pieces))
             usage = self._usage if options.usage else None
-            yield form.whole("".join(self._words), self._finish, usage)
+            yield form.whole("".join(self._pieces), self._finish, usage)
             return
-        for at, word in enumerate(self._words):
+        for at, piece in enumerate(self._pieces):
             if at == options.cut_after:
                 raise StreamBrokenError("null: the stream was cut, as scripted")
             if at:
                 await _pause(options.itl_ms)
-            yield form.piece(word, first=at == 0)
+            yield form.piece(piece, first=at == 0)
         yield form.end(self._finish)
         if options.usage and _wants_usage(self._request):
             yield form.counts(self._usage)
