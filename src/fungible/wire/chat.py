@@ -4,9 +4,8 @@ from typing import Any
 
 import msgspec
 
-from fungible.contract.inference import usage_from_openai
-from fungible.contract.sse import frame_data
-from fungible.wire.observer import Observer, Reader, Seen, broke_off, no_answer
+from fungible.wire.observer import Reader
+from fungible.wire.openai_answers import ChoicesObserver
 
 
 class _Part(msgspec.Struct):
@@ -27,73 +26,21 @@ class _Choice(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """The few fields of a completion or a chunk that the ledger needs."""
-
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
 
 
-_read = Reader(_Answer)
-
-
-class ChatObserver(Observer):
+class ChatObserver(ChoicesObserver):
     """Reads `chat.completion` and `chat.completion.chunk`."""
 
-    def event(self, frame: bytes) -> Seen:
-        """Read one event; `[DONE]` is the last.
+    reader = Reader(_Answer)
 
-        Raises:
-            StreamBrokenError: The event is the upstream's own error, or not JSON.
-        """
-        data = frame_data(frame)
-        if data is None:
-            return Seen.SHOW
-        if len(data) < 16 and data.strip() == b"[DONE]":
-            return Seen.END
-        return Seen.HIDE if self.chunk(data) else Seen.SHOW
-
-    def chunk(self, data: bytes) -> bool:
-        """Read the data of one event; whether it carries nothing but usage.
-
-        Raises:
-            StreamBrokenError: The event is the upstream's own error, or not JSON.
-        """
-        answer = _read.event(data)
-        assert answer is not None  # noqa: S101  # no type of event is passed over
-        if answer.error is not None:
-            raise broke_off(answer.error)
-        self._take(answer)
-        self.stamp()
-        return not answer.choices and answer.usage is not None
-
-    def whole(self, body: bytes) -> None:
-        """Read a completed answer.
-
-        Raises:
-            UpstreamConnectError: The body is not a completion.
-        """
-        answer = _read.whole(body)
-        if answer.error is not None or not answer.choices:
-            raise no_answer(answer.error)
-        self._take(answer)
-
-    def _take(self, answer: _Answer) -> None:
-        for choice in answer.choices or ():
-            part = choice.delta or choice.message
-            if part is not None:
-                self._part(part)
-            if choice.finish_reason:
-                self.finish_reason = str(choice.finish_reason)
-                self.begun = True
-        if isinstance(answer.usage, dict):
-            # Running counts may come with every chunk; only those at the end are the bill.
-            final = bool(self.finish_reason) or not answer.choices
-            usage = usage_from_openai(answer.usage, final=final)
-            if usage.source != "none":
-                self.usage = usage
-
-    def _part(self, part: _Part) -> None:
+    def said(self, choice: _Choice) -> None:
+        """Take its text, its refusal and what it calls; thoughts begin an answer, too."""
+        part = choice.delta or choice.message
+        if part is None:
+            return
         text = part.content if isinstance(part.content, str) else _text(part.content)
         if part.refusal or part.tool_calls or part.function_call:
             text += _text(part.refusal) + _text(part.tool_calls) + _text(part.function_call)
