@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from fungible.config import BackendSettings, Config, GatewaySettings, KeySettings, RouteSettings
 from fungible.contract.anthropic import AnthropicError, error_type
 from fungible.contract.openai import OpenAIError
-from fungible.contract.sse import FrameSplitter
+from fungible.contract.sse import split_frames
 from fungible.gateway.endpoints import ENDPOINTS
 from fungible.wire.messages import anthropic_error
 from support.control_setup import write_config
@@ -153,5 +153,5 @@ def check_form(path: str, response: Response) -> None:
         else:
             assert msgspec.to_builtins(msgspec.convert(said, OpenAIError)) == said
     elif kind.startswith("text/event-stream"):
-        (*_, last) = FrameSplitter().feed(response.content)
+        (*_, last) = split_frames(response.content)
         assert wire.last.encode() in last or b"response.incomplete" in last

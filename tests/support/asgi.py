@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from starlette.types import ASGIApp
 
-from fungible.contract.sse import FrameSplitter, frame_data
+from fungible.contract.sse import frame_data, split_frames
 
 
 class Call:
@@ -57,7 +57,7 @@ class Call:
 
     def events(self) -> list[Any]:
         """Server-sent events, decoded; `[DONE]` stays a string."""
-        data = [frame_data(frame) for frame in FrameSplitter().feed(self.body)]
+        data = [frame_data(frame) for frame in split_frames(self.body)]
         return ["[DONE]" if one == b"[DONE]" else msgspec.json.decode(one or b"") for one in data]
 
     async def _receive(self) -> MutableMapping[str, Any]:

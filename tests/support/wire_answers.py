@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from fungible.contract.sse import FrameSplitter
+from fungible.contract.sse import EventBuffer, split_frames
 from support.wire_events import bare, bodies
 
 Event = dict[str, Any]
@@ -100,10 +100,10 @@ def chat_streams(draw: st.DrawFn) -> tuple[Answer, list[bytes]]:
     events.append(chunk({}, answer.finish))
     usage = {**_HEAD, "choices": [], "usage": answer.usage}
     stream = b"".join([*events, bare(usage), b"data: [DONE]\n\n"])
-    splitter, frames = FrameSplitter(), []
+    buffer, frames = EventBuffer(), []
     for part in draw(byte_pieces(stream)):
-        frames += splitter.feed(part)
-    assert not splitter.rest
+        frames += split_frames(buffer.feed(part))
+    assert not buffer.rest
     return answer, frames
 
 

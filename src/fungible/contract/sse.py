@@ -5,24 +5,6 @@ from collections.abc import Iterator
 DONE = b"data: [DONE]\n\n"
 
 
-class FrameSplitter:
-    """Cuts a byte stream into whole events, whatever the chunking of the network.
-
-    `feed` returns complete events with their closing blank line, byte for byte as received.
-    `rest` holds what has no closing blank line yet; it is not empty after a cut stream.
-    """
-
-    def __init__(self) -> None:
-        self.rest = b""
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Whole events completed by `chunk`."""
-        buffer = self.rest + chunk
-        frames = list(_cut(buffer))
-        self.rest = buffer[sum(map(len, frames)) :]
-        return frames
-
-
 class EventBuffer:
     """Hands on a byte stream as far as it holds whole events, without cutting them apart.
 
@@ -66,7 +48,7 @@ def _cut(buffer: bytes) -> Iterator[bytes]:
 
 def split_frames(chunk: bytes) -> list[bytes]:
     """The events of `chunk`, which holds one or more whole ones."""
-    if chunk.find(b"\n\n") == len(chunk) - 2:
+    if chunk.find(b"\n\n") == len(chunk) - 2 >= 0 and b"\r\n\r\n" not in chunk:
         return [chunk]  # nearly always
     return list(_cut(chunk))
 

@@ -12,7 +12,7 @@ from fungible.contract.events import RECORDS, LeaseEvent, Record
 from fungible.contract.ids import new_id
 from fungible.contract.inference import usage_from_openai
 from fungible.contract.openai import parse_chat
-from fungible.contract.sse import FrameSplitter, encode_frame, frame_data
+from fungible.contract.sse import EventBuffer, encode_frame, frame_data, split_frames
 from fungible.contract.target import Target, parse_target
 from fungible.errors import InputError, RequestError
 
@@ -27,12 +27,12 @@ from fungible.errors import InputError, RequestError
 def test_frames_survive_any_chunking(texts: list[str], data: st.DataObject) -> None:
     stream = b"".join(encode_frame(text.encode()) for text in texts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    splitter, frames = FrameSplitter(), []
+    buffer, frames = EventBuffer(), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        frames += splitter.feed(stream[start:end])
+        frames += split_frames(buffer.feed(stream[start:end]))
     assert b"".join(frames) == stream
     assert [frame_data(frame) for frame in frames] == [text.encode() for text in texts]
-    assert splitter.rest == b""
+    assert buffer.rest == b""
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,20 @@ def test_frames_survive_any_chunking(texts: list[str], data: st.DataObject) -> N
     ],
 )
 def test_frame_data_of_other_peoples_dialects(frame: bytes, data: bytes | None) -> None:
-    assert FrameSplitter().feed(frame) == [frame]
+    assert split_frames(EventBuffer().feed(frame)) == [frame]
     assert frame_data(frame) == data
 
 
 def test_a_cut_stream_leaves_a_rest() -> None:
-    splitter = FrameSplitter()
-    assert splitter.feed(b'data: {"a"') == []
-    assert splitter.rest
+    buffer = EventBuffer()
+    assert split_frames(buffer.feed(b'data: {"a"')) == []
+    assert buffer.rest
+
+
+@pytest.mark.parametrize("first", [b"data: a\n\n", b"data: a\r\n\r\n"])
+@pytest.mark.parametrize("second", [b"data: b\n\n", b"data: b\r\n\r\n"])
+def test_line_ends_may_change_within_a_stream(first: bytes, second: bytes) -> None:
+    assert split_frames(EventBuffer().feed(first + second)) == [first, second]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
