@@ -38,11 +38,6 @@ class KeyRing:
             ends_s = moment.timestamp() if moment else None
             self._entries[digest] = _Entry(name, key, digest, ends_s)
 
-    @property
-    def anonymous(self) -> bool:
-        """Whether requests need no key."""
-        return not self._entries
-
     def authenticate(
         self, authorization: str | None, api_key: str | None = None
     ) -> tuple[str, KeySettings]:

@@ -15,7 +15,7 @@ the request *settles* to what it used:
   that back too would hand it out twice. What was too little is added.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -115,8 +115,3 @@ def wait_us(charge: Charge, level: int) -> int | None:
     if not bucket.drain or charge.amount > bucket.capacity:
         return None
     return -(-missing // bucket.drain)
-
-
-def in_lock_order(charges: Iterable[Charge]) -> list[Charge]:
-    """By name: two requests that lock the same buckets in one order never deadlock."""
-    return sorted(charges, key=lambda charge: charge.bucket.name)
