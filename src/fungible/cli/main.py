@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": ("fungible.cli.bench", "bench", "Record and replay traffic shapes."),
     "migrate": ("fungible.cli.migrate", "migrate", "Move traffic by evidence."),
     "cost": ("fungible.cli.cost", "cost", "What tokens and requests cost."),
+    "warehouse": ("fungible.cli.warehouse", "warehouse", "The tables behind the numbers."),
     "key": ("fungible.cli.key", "key", "Make API keys."),
 }
 

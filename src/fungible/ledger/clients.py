@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from fungible.errors import ConfigError, MissingExtraError, UnavailableError
+from fungible.ledger.schema import Layout, render
 
 DATABASE = "fungible"
 # Four engines may share a laptop with the ledger, so the embedded one stays small.
@@ -35,12 +36,14 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str = "default"
     password: str = ""
     database: str = DATABASE
+    layout: Layout = Layout()
 
 
 def parse_dsn(dsn: str) -> Address:
     """`chdb:///abs/path[?database=x]`, `clickhouse://user:password@host:8123/database`.
 
-    `clickhouses://` is the same over TLS (port 8443).
+    `clickhouses://` is the same over TLS (port 8443). For servers, `?engine=replicated` and
+    `?cluster=NAME` say how tables are made.
 
     Raises:
         ConfigError: The scheme, host, port or path is not usable.
@@ -59,6 +62,9 @@ def parse_dsn(dsn: str) -> Address:
         port = parts.port or (8443 if secure else 8123)
     except ValueError as error:
         raise ConfigError(f"ledger.dsn: {_masked(dsn)!r}: bad port", hint=hint) from error
+    engine = query.get("engine", ["plain"])[0]
+    if engine not in ("plain", "replicated"):
+        raise ConfigError(f"ledger.dsn: engine={engine}", hint="it is plain or replicated")
     return Address(
         host=parts.hostname,
         port=port,
@@ -66,6 +72,10 @@ def parse_dsn(dsn: str) -> Address:
         user=unquote(parts.username or "default"),
         password=unquote(parts.password or ""),
         database=database or parts.path.strip("/") or DATABASE,
+        layout=Layout(
+            engine="replicated" if engine == "replicated" else "plain",
+            cluster=query.get("cluster", [""])[0],
+        ),
     )
 
 
@@ -212,7 +222,8 @@ def _connect_server(
     }
     if not readonly:
         client = get_client(**where)
-        client.command(f"CREATE DATABASE IF NOT EXISTS `{address.database}`")
+        made = render(f"CREATE DATABASE IF NOT EXISTS `{address.database}`", address.layout)
+        client.command(made)
         client.close()
     settings = {"readonly": 1, **limits} if readonly else {}
     return get_client(**where, database=address.database, settings=settings)

@@ -7,9 +7,8 @@ by whoever owns the ledger and shared between its threads.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from fungible.contract.events import (
 )
 from fungible.errors import DiskError, FungibleError, QueryError, UnavailableError
 from fungible.ledger.clients import Client, ClientPool, parse_dsn
+from fungible.ledger.schema import BOOKKEEPING, render, statements, steps
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ _WRAPPING = re.compile(
     r"Received ClickHouse exception, code: \d+, server response: |(Code: \d+\. )?DB::Exception: "
     r"| \(for url [^)]*\)"
 )
-_VERSION = re.compile(r"(\d{4})_\w+\.sql")
 
 
 class Rows(msgspec.Struct, kw_only=True):
@@ -75,6 +74,7 @@ class Store:
 
     def __init__(self, dsn: str) -> None:
         address = parse_dsn(dsn)
+        self._layout = address.layout
         self._clients = ClientPool(address)
         self._readers = ClientPool(address, readonly=True)
 
@@ -85,26 +85,22 @@ class Store:
             UnavailableError: The ledger was written by a newer release.
         """
         with self._client() as client:
-            client.command(
-                "CREATE TABLE IF NOT EXISTS schema_migrations (version Int64, name String,"
-                " applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = MergeTree"
-                " ORDER BY version"
-            )
+            client.command(render(BOOKKEEPING, self._layout))
             done = {
                 row[0] for row in client.query("SELECT version FROM schema_migrations").result_rows
             }
-            steps = _steps()
-            if done - steps.keys():
+            known = steps()
+            if done - known.keys():
                 raise UnavailableError(
                     f"the ledger has schema version {max(done)}, newer than this release",
                     hint="upgrade fungible, or point it at another ledger",
                 )
             applied: list[dict[str, object]] = []
-            for version in sorted(steps.keys() - done):
-                name, text = steps[version]
-                for statement in _statements(text):
+            for version in sorted(known.keys() - done):
+                step = known[version]
+                for statement in statements(step.rendered(self._layout)):
                     client.command(statement)
-                applied.append({"version": version, "name": name})
+                applied.append({"version": version, "name": step.name})
                 self.insert_rows("schema_migrations", applied[-1:])
         return [str(step["name"]) for step in applied]
 
@@ -233,20 +229,6 @@ def _describe(client: Client, sql: str, params: Mapping[str, Any] | None) -> Row
     result = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=params)
     names = [row[0] for row in result.result_rows]
     return Rows(columns=names, types=[row[1] for row in result.result_rows], rows=[])
-
-
-def _steps() -> dict[int, tuple[str, str]]:
-    """Packaged migrations: version -> (name, SQL)."""
-    found = {}
-    for entry in files("fungible.ledger").joinpath("ddl").iterdir():
-        if match := _VERSION.fullmatch(entry.name):
-            found[int(match[1])] = (entry.name, entry.read_text(encoding="utf-8"))
-    return found
-
-
-def _statements(text: str) -> Iterable[str]:
-    bare = re.sub(r"^\s*--.*$", "", text, flags=re.MULTILINE)
-    return filter(None, (part.strip() for part in bare.split(";")))
 
 
 def _translate(error: Exception, asked: bool) -> FungibleError:

@@ -25,10 +25,10 @@ def test_a_ledger_from_before_says_what_can_be_told(
     attempt: Callable[..., AttemptEvent],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps = store_module._steps()
+    steps = store_module.steps()
     assert max(steps) >= 3
     old = {version: step for version, step in steps.items() if version < 3}
-    monkeypatch.setattr(store_module, "_steps", lambda: old)
+    monkeypatch.setattr(store_module, "steps", lambda: old)
     ledger = open_store(dsn)
     try:
         assert [name[:4] for name in ledger.migrate()] == ["0001", "0002"]
@@ -37,7 +37,7 @@ def test_a_ledger_from_before_says_what_can_be_told(
         ledger.insert_rows(
             "attempt_events", [{name: getattr(row, name) for name in known} for row in rows]
         )
-        monkeypatch.setattr(store_module, "_steps", lambda: steps)
+        monkeypatch.setattr(store_module, "steps", lambda: steps)
         ledger.migrate()
         ledger.insert([attempt("4", role="hedge")], "t")
         assert roles(ledger) == {"1": "first", "2": "shadow", "3": "", "4": "hedge"}
