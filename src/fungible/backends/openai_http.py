@@ -51,7 +51,8 @@ class OpenAIHTTPBackend:
         answer = await self._pool.post(
             self._url(request.endpoint),
             msgspec.json.encode(body),
-            self._headers | {"X-Request-Id": request.request_id},
+            # An engine's step log names its work by it: one attempt, not the retries beside it.
+            self._headers | {"X-Request-Id": request.attempt_id or request.request_id},
             "text/event-stream" if request.stream else "application/json",
         )
         return PassedReply(answer, stream=request.stream)

@@ -10,7 +10,7 @@ from fungible.artifacts.store import ArtifactStore
 from fungible.cli.serve import bind, run_server
 from fungible.config import DEFAULT_HOME, EngineSettings
 from fungible.contract.target import parse_target
-from fungible.errors import ArtifactError, InputError, MissingExtraError
+from fungible.errors import ArtifactError, MissingExtraError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -47,7 +47,7 @@ def engine() -> None:
 @click.option(
     "--step-log",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append a record of every step to this file.",
+    help="Append a record of every step to this file (models that generate text).",
 )
 @click.option(
     "--model-name", default="", help="What clients ask for; default: the artifact's name."
@@ -184,9 +184,7 @@ def _load_encoder(
     from fungible.engine.embedding_server import load_embedding_app  # noqa: PLC0415  # numpy
 
     if log is not None:
-        raise InputError(
-            "--step-log is for models that generate text", hint="/metrics has what batches took"
-        )
+        click.echo("note: an embedding model has no steps; --step-log is left out", err=True)
     return load_embedding_app(
         directory,
         manifest,

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from fungible.contract.inference import Kind
+from fungible.contract.steps import ClassWeightsEvent, StepsEvent
 
 Status = Literal["ok", "error", "cancelled", "interrupted"]
 Role = Literal["first", "retry", "fallback", "hedge", "shadow"]
@@ -178,7 +179,16 @@ class BenchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     at_ns: int
 
 
-Record = AttemptEvent | LeaseEvent | EvalItemEvent | VerdictEvent | MigrationEvent | BenchEvent
+Record = (
+    AttemptEvent
+    | LeaseEvent
+    | EvalItemEvent
+    | VerdictEvent
+    | MigrationEvent
+    | BenchEvent
+    | StepsEvent
+    | ClassWeightsEvent
+)
 RECORDS: tuple[type[Record], ...] = (
     AttemptEvent,
     LeaseEvent,
@@ -186,4 +196,6 @@ RECORDS: tuple[type[Record], ...] = (
     VerdictEvent,
     MigrationEvent,
     BenchEvent,
+    StepsEvent,
+    ClassWeightsEvent,
 )

@@ -44,6 +44,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         request_id: One per client request; shared by all of its attempts.
+        attempt_id: The attempt's own, once there is one: what the upstream logs it under.
         model: The model the application asked for.
         body: The JSON body as decoded; unknown fields are kept and passed on.
         stream: Whether the client wants server-sent events.
@@ -62,6 +63,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind = "serve"
     run_id: str = ""
     item_id: str = ""
+    attempt_id: str = ""
     witness: Witness | None = None
 
 

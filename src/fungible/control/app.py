@@ -14,10 +14,12 @@ from starlette.routing import BaseRoute
 
 from fungible.config import Config
 from fungible.control.api import api_routes, body_response
+from fungible.control.engines import step_log_path
 from fungible.control.evidence import LedgerEvidence
 from fungible.control.loops import Loop
 from fungible.control.state import ControlState
 from fungible.errors import FungibleError
+from fungible.ingest.step_log import StepTail
 from fungible.ledger.prices import load_book
 from fungible.ledger.pricing import reprice
 from fungible.ledger.ship import ship
@@ -28,6 +30,7 @@ from fungible.migrate.plan import MigrationPlan
 from fungible.migrate.states import Migration
 
 SHIP_S = 0.5
+STEPS_S = 1.0
 REPRICE_S = 1.0
 MIGRATE_S = 0.5
 
@@ -50,10 +53,12 @@ class Control:
         self._shipping = threading.Lock()
         self.state = ControlState(config)
         self._spool = SpoolWriter(config.spool_path(), "control")
+        self._tails: dict[str, StepTail] = {}
         self.controller = MigrationController(
             config=config, evidence=LedgerEvidence(store), store=self.state
         )
         self.loops = [
+            Loop("steps", STEPS_S, self.collect_steps),
             Loop("ship", SHIP_S, self.ship),
             Loop("reprice", REPRICE_S, self.reprice),
             Loop("migrate", MIGRATE_S, self.migrate),
@@ -64,6 +69,18 @@ class Control:
         """Move sealed segments into the ledger."""
         with self._shipping:
             return ship(self.config.spool_path(), self.store)
+
+    def collect_steps(self) -> int:
+        """Move what local engines logged of their steps into the spool."""
+        found = 0
+        for name, backend in self.config.backend.items():
+            if backend.engine is None:
+                continue
+            if name not in self._tails:
+                path = step_log_path(self.config.home_path(), name)
+                self._tails[name] = StepTail(path, name, self._spool.write)
+            found += self._tails[name].read()
+        return found
 
     def reprice(self) -> int:
         """Price what is new."""
@@ -123,6 +140,7 @@ class Control:
         """Ship and price once more, then close state and spool."""
         try:
             self.publish()
+            self.collect_steps()
         finally:
             self._spool.close()
             self.state.close()

@@ -14,7 +14,12 @@ ENGINE_STOP_S = 10.0
 
 
 def engine_arguments(
-    backend: BackendSettings, engine: EngineSettings, *, base: Path, home: Path
+    backend: BackendSettings,
+    engine: EngineSettings,
+    *,
+    base: Path,
+    home: Path,
+    step_log: Path | None = None,
 ) -> list[str]:
     """What follows `fungible` on the command line of an engine.
 
@@ -23,6 +28,7 @@ def engine_arguments(
         engine: Its settings.
         base: Relative artifact paths are relative to it.
         home: Where the artifact store is.
+        step_log: Where it records its steps, if it does.
     """
     beside = base / engine.artifact
     arguments = {
@@ -38,7 +44,14 @@ def engine_arguments(
     flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
     if not engine.prefix_cache:
         flags.append("--no-prefix-cache")
+    if step_log is not None:
+        flags += ["--step-log", str(step_log)]
     return ["engine", "serve", *flags]
+
+
+def step_log_path(home: Path, backend: str) -> Path:
+    """Where the engine of a backend records its steps, for control to collect."""
+    return home / "steps" / f"{backend}.jsonl"
 
 
 @contextlib.asynccontextmanager

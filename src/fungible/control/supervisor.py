@@ -12,7 +12,12 @@ import msgspec
 
 from fungible.config import BackendSettings, Config, EngineSettings
 from fungible.control.children import Child, ReadyLine
-from fungible.control.engines import ENGINE_START_S, ENGINE_STOP_S, engine_arguments
+from fungible.control.engines import (
+    ENGINE_START_S,
+    ENGINE_STOP_S,
+    engine_arguments,
+    step_log_path,
+)
 from fungible.control.files import write_atomic
 from fungible.control.leases import Leases
 from fungible.control.lock import only_one
@@ -139,7 +144,11 @@ class Supervisor:
 
         async def start_one(name: str, backend: BackendSettings, engine: EngineSettings) -> None:
             async with slots:
-                arguments = engine_arguments(backend, engine, base=self._base, home=self._home)
+                steps = step_log_path(self._home, name)
+                steps.parent.mkdir(exist_ok=True)
+                arguments = engine_arguments(
+                    backend, engine, base=self._base, home=self._home, step_log=steps
+                )
                 child = self._child(f"engine-{name}", arguments)
                 began = time.time_ns()
                 ready = await self._start(child, ENGINE_START_S)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from fungible.contract.ids import new_id
 from fungible.errors import DiskError
 
 _MOST_WAITING = 4096  # steps
@@ -69,6 +70,7 @@ class StepLog:
 
     def __init__(self, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
         self.dropped = 0
+        self._run = new_id("run_")
         self._path = path
         self._most_bytes = most_bytes
         self._queue: queue.Queue[StepRecord | None] = queue.Queue(_MOST_WAITING)
@@ -126,9 +128,9 @@ class StepLog:
                 self._file.flush()
 
     def _open(self) -> BinaryIO:
-        """The file, with a line that ties the monotonic clock to the time of day."""
+        """The file, with a line that names the run and ties its clock to the time of day."""
         file = self._path.open("ab")
-        clocks = {"monotonic": time.monotonic(), "unix": time.time()}
+        clocks = {"run": self._run, "monotonic": time.monotonic(), "unix": time.time()}
         file.write(msgspec.json.encode(clocks) + b"\n")
         return file
 

@@ -22,6 +22,7 @@ from fungible.contract.events import (
     Record,
     VerdictEvent,
 )
+from fungible.contract.steps import ClassWeightsEvent, StepsEvent
 from fungible.errors import DiskError, FungibleError, QueryError, UnavailableError
 from fungible.ledger.clients import Client, ClientPool, parse_dsn
 from fungible.ledger.schema import BOOKKEEPING, render, statements, steps
@@ -35,6 +36,8 @@ TABLES: dict[type[Record], str] = {
     VerdictEvent: "verdicts",
     MigrationEvent: "migrations",
     BenchEvent: "benches",
+    StepsEvent: "engine_steps",
+    ClassWeightsEvent: "class_weights",
 }
 INSERT_ROWS = 20_000
 EVERYTHING = 1 << 40  # `max_rows` of queries whose answer must be whole
@@ -115,7 +118,9 @@ class Store:
             UnavailableError: The engine refused or cannot be reached.
         """
         for kind, table in TABLES.items():
-            rows = [record for record in records if type(record) is kind]
+            rows: list[Any] = [record for record in records if type(record) is kind]
+            if kind is StepsEvent:
+                rows = [row for batch in rows for row in step_rows(batch)]
             self.insert_rows(table, rows, f"{token}:{table}")
 
     def insert_rows(self, table: str, rows: Sequence[Any], token: str = "") -> None:
@@ -181,6 +186,24 @@ class Store:
             raise _translate(error, asked) from error
         except OSError as error:
             raise DiskError(f"the ledger cannot write: {error}", hint="free disk space") from error
+
+
+def step_rows(batch: StepsEvent) -> Iterator[dict[str, object]]:
+    """A row of `engine_steps` for each step of a batch."""
+    for step in batch.steps:
+        yield {
+            "backend": batch.backend,
+            "run": batch.run,
+            "step": step.step,
+            "start_ns": step.start_ns,
+            "duration_ns": step.duration_ns,
+            "prefill_tokens": sum(step.prefill),
+            "decode_tokens": sum(step.decode),
+            "requests": [batch.ids[at] for at in step.requests],
+            "prefill": step.prefill,
+            "decode": step.decode,
+            "kv": step.kv,
+        }
 
 
 def open_store(dsn: str) -> Store:

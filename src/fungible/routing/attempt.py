@@ -139,7 +139,7 @@ class Attempt:
 
     def _upstream_request(self) -> InferenceRequest:
         """The request as this backend gets it, asking for usage at the end of a stream."""
-        request = self.request
+        request = msgspec.structs.replace(self.request, attempt_id=self._id)
         if self._bridge is not None:
             body = self._bridge.request(request.body)
             self.dropped = self._bridge.dropped

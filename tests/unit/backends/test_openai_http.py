@@ -184,6 +184,8 @@ async def test_model_key_and_unknown_fields_on_the_wire(
     assert sent.headers["authorization"] == "Bearer sk-canary"
     assert sent.body == request.body | {"model": "their-name"}
     assert sent.headers["x-request-id"] == "req_1"
+    await answer(backend, msgspec.structs.replace(request, attempt_id="att_1"))
+    assert upstream.requests[1].headers["x-request-id"] == "att_1"
     await backend.close()
 
 

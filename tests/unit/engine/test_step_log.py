@@ -37,7 +37,7 @@ async def test_every_token_is_in_one_record(tokenizer: ChatTokenizer, tmp_path: 
         ]
         await asyncio.gather(*[one.outputs() for one in waiting])
     clocks, *steps = lines(path)
-    assert set(clocks) == {"monotonic", "unix"}
+    assert set(clocks) == {"run", "monotonic", "unix"}
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
     shares = [share for step in steps for share in step["requests"]]
     for at in range(3):

@@ -21,6 +21,7 @@ from fungible.contract.events import (
     Record,
     VerdictEvent,
 )
+from fungible.contract.steps import ClassWeightsEvent, Step, StepsEvent
 from fungible.errors import (
     ConfigError,
     FungibleError,
@@ -29,7 +30,7 @@ from fungible.errors import (
     UnavailableError,
 )
 from fungible.ledger.clients import parse_dsn
-from fungible.ledger.store import TABLES, Store, open_store
+from fungible.ledger.store import TABLES, Store, open_store, step_rows
 
 MakeAttempt = Callable[..., AttemptEvent]
 MakeLease = Callable[..., LeaseEvent]
@@ -55,6 +56,14 @@ VERDICT = VerdictEvent(
     metrics={"p": 1e-9},
     decided_ns=1,
     expires_ns=2,
+)
+
+
+STEPS = StepsEvent(
+    backend="b",
+    run="run_1",
+    ids=["att_1", "att_2-1"],
+    steps=[Step(1, 10, 5, [1], [4], [0], [4]), Step(2, 15, 6, [0, 1], [0, 7], [1, 0], [3, 11])],
 )
 
 
@@ -103,6 +112,17 @@ def one_of_each(attempt: MakeAttempt, lease: MakeLease) -> list[Record]:
             wall_s=3.0,
             at_ns=4,
         ),
+        STEPS,
+        ClassWeightsEvent(
+            backend="b",
+            in_uncached=3,
+            in_cache_read=1,
+            out=7,
+            source="a file",
+            r2=0.5,
+            samples=9,
+            at_ns=5,
+        ),
     ]
 
 
@@ -114,11 +134,21 @@ def test_every_record_comes_back_as_it_went_in(
     store.insert(records, "segment")
     back: list[Record] = []
     for kind, table in TABLES.items():
+        if kind is StepsEvent:
+            continue
         names = ", ".join(kind.__struct_fields__)
         rows = store.query(f"SELECT {names} FROM {table} ORDER BY 1").dicts()
         back += [msgspec.convert(row, kind) for row in rows]
     key = str
-    assert sorted(back, key=key) == sorted(records, key=key)
+    assert sorted(back, key=key) == sorted((one for one in records if one != STEPS), key=key)
+    steps = store.query("SELECT * EXCEPT ingested_ns FROM engine_steps ORDER BY step").dicts()
+    assert steps == list(step_rows(STEPS))
+
+
+def test_a_step_is_one_row_however_often_it_comes(store: Store) -> None:
+    for segment in ("1", "2"):
+        store.insert([STEPS], segment)
+    assert store.query("SELECT count() FROM engine_steps FINAL").rows == [(2,)]
 
 
 def test_the_same_token_inserts_nothing_twice(

@@ -1,0 +1,1 @@
+"""What happened elsewhere, brought into the ledger."""
