@@ -68,8 +68,9 @@ class Clients:
 
     async def health(self) -> dict[str, Any]:
         async with self.session.get(f"{self.url}/health") as response:
-            assert response.status == 200
             body: dict[str, Any] = await response.json()
+            assert response.status == (503 if body["rows"] == "refused" else 200)
+            assert (body["status"] == "ok") == (body["rows"] == "written")
             return body
 
     async def until_rows_are(self, state: str) -> dict[str, Any]:

@@ -30,19 +30,26 @@ def check_config(config: Config, where: str) -> None:
         _check_backend(f"{where}: backend.{name}", backend)
     for model, route in config.route.items():
         _check_route(f"{where}: route.{model}", route, config)
-    _check_timeouts(f"{where}: gateway", config.gateway)
-    if config.gateway.max_shadows < 0:
-        raise ConfigError(f"{where}: gateway.max_shadows must not be negative")
-    if not 1 <= config.gateway.workers <= 64:
-        raise ConfigError(f"{where}: gateway.workers must be between 1 and 64")
-    if config.gateway.drain_timeout_s <= 0:
-        raise ConfigError(f"{where}: gateway.drain_timeout_s must be above 0")
+    _check_gateway(f"{where}: gateway", config.gateway)
     if config.ledger.max_spool_bytes < LEAST_SPOOL_BYTES:
         raise ConfigError(f"{where}: ledger.max_spool_bytes must be at least {LEAST_SPOOL_BYTES}")
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
     of_keys = {name: key.limits for name, key in config.key.items() if key.limits}
     check_limits(where, config.limits, config.limit, of_keys)
+
+
+def _check_gateway(where: str, gateway: GatewaySettings) -> None:
+    _check_timeouts(where, gateway)
+    if gateway.max_shadows < 0:
+        raise ConfigError(f"{where}.max_shadows must not be negative")
+    if not 1 <= gateway.workers <= 64:
+        raise ConfigError(f"{where}.workers must be between 1 and 64")
+    metrics_port = gateway.metrics_port
+    if metrics_port is not None and not 1 <= metrics_port <= 65535:
+        raise ConfigError(f"{where}.metrics_port must be between 1 and 65535")
+    if gateway.drain_timeout_s <= 0:
+        raise ConfigError(f"{where}.drain_timeout_s must be above 0")
 
 
 def _check_keys(where: str, keys: Mapping[str, KeySettings]) -> None:

@@ -18,10 +18,13 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         header_timeout_s: Time for a request's head, from the connection or its first byte on.
         body_timeout_s: Time for the rest of it.
         write_timeout_s: How long a client may leave more than `write_buffer_bytes` unread.
+        metrics_port: Where `GET /metrics` is answered, without a key; `None` for nowhere.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     first_token_timeout_s: float = 60.0
     total_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0

@@ -1,6 +1,6 @@
 """Counters of an engine with an embedding model; vLLM's names where the meaning is the same."""
 
-from fungible.engine.metrics import Histogram, Metric
+from fungible.contract.exposition import Histogram, Metric
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)

@@ -25,13 +25,14 @@ from fungible.contract.embeddings import (
     parse_embedding,
     read_inputs,
 )
+from fungible.contract.exposition import CONTENT_TYPE
 from fungible.contract.openai import ModelCard, ModelList
 from fungible.contract.target import Target
 from fungible.engine.embedding_text import EmbeddingTokenizer
 from fungible.engine.embeddings import Batcher, BatchLimits
 from fungible.engine.exchange import RequestIds, read_body
 from fungible.engine.http_answers import ERROR_HANDLERS, json_answer, refusals
-from fungible.engine.metrics import CONTENT_TYPE, render
+from fungible.engine.metrics import render
 from fungible.engine.runtimes.encoder_base import open_encoder
 from fungible.errors import UnknownModelError, UnsupportedError
 

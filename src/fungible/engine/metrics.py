@@ -5,63 +5,13 @@ here unchanged; what vLLM does not have is named `fungible:…`. One thread writ
 any thread may read.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from fungible.contract.exposition import Histogram, Metric, labelled
 
 _LATENCY = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PER_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-
-
-class Metric:
-    """One number that goes up, or up and down.
-
-    Args:
-        kind: `counter` or `gauge`.
-        labels: Labels of this sample beside the model's name.
-    """
-
-    def __init__(self, name: str, kind: str, help_text: str, labels: str = "") -> None:
-        self.name = name
-        self.kind = kind
-        self.help = help_text
-        self.value = 0.0
-        self._labels = labels
-
-    def samples(self, common: str) -> Iterator[str]:
-        """Lines of the text format."""
-        labels = f"{common},{self._labels}" if self._labels else common
-        yield f"{self.name}{{{labels}}} {_number(self.value)}"
-
-
-class Histogram:
-    """A cumulative histogram with fixed upper bounds."""
-
-    kind = "histogram"
-
-    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
-        self.name = name
-        self.help = help_text
-        self.sum = 0.0
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-    def samples(self, common: str) -> Iterator[str]:
-        """Lines of the text format."""
-        total = 0
-        for bound, count in zip((*self._bounds, None), list(self._counts), strict=True):
-            total += count
-            edge = "+Inf" if bound is None else _number(bound)
-            yield f'{self.name}_bucket{{{common},le="{edge}"}} {total}'
-        yield f"{self.name}_sum{{{common}}} {_number(self.sum)}"
-        yield f"{self.name}_count{{{common}}} {total}"
 
 
 class EngineMetrics:
@@ -128,8 +78,7 @@ class EngineMetrics:
 
 def render(metrics: object, model: str) -> bytes:
     """The page of an object whose attributes are metrics, or dictionaries of them."""
-    escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    common = f'model_name="{escaped}"'
+    common = labelled(model_name=model)
     lines: list[str] = []
     named = ""
     for metric in _all(metrics):
@@ -146,7 +95,3 @@ def _all(metrics: object) -> Iterator[Metric | Histogram]:
             yield from value.values()
         else:
             yield value
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)

@@ -11,12 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fungible.artifacts.manifest import Manifest
+from fungible.contract.exposition import CONTENT_TYPE
 from fungible.contract.openai import ModelCard, ModelList
 from fungible.engine.chat import ChatEndpoint
 from fungible.engine.completions import CompletionsEndpoint
 from fungible.engine.exchange import RequestIds
 from fungible.engine.http_answers import ERROR_HANDLERS, json_answer, refusals
-from fungible.engine.metrics import CONTENT_TYPE
 from fungible.engine.scheduler import Scheduler
 from fungible.engine.tokenize import TokenizeEndpoints
 from fungible.engine.tokenizer import ChatTokenizer

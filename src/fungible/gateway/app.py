@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fungible.gateway.auth import KeyRing
 from fungible.gateway.call import JSON_TYPE, Call
 from fungible.gateway.endpoints import ENDPOINTS
 from fungible.gateway.inference import Inference
+from fungible.gateway.metrics_port import MetricsPort
 from fungible.gateway.openapi import Health, document
 from fungible.gateway.reload import ConfigWatcher
 from fungible.gateway.watch import RouteWatcher
@@ -47,6 +49,8 @@ class Gateway:
         self._dispatcher = dispatcher
         self._spool = spool
         self._inference = Inference(config, self._routes, dispatcher)
+        self._metrics = MetricsPort(config, spool.folder.name, dispatcher, self._routes)
+        self._requests = self._metrics.meter.requests
         self.configuration = (
             ConfigWatcher(config_path, config, self.reconfigure) if config_path else None
         )
@@ -72,6 +76,8 @@ class Gateway:
         except Exception as error:  # whatever it is, the client gets an answer
             log.error("unexpected failure", exc_info=error)
             await call.fail(FungibleError("the gateway failed unexpectedly; see its log"))
+        finally:
+            self._requests[endpoint.endpoint if endpoint else "", call.status] += 1
 
     async def _serve(self, call: Call) -> None:
         path, method = call.scope["path"], call.scope["method"]
@@ -93,16 +99,22 @@ class Gateway:
         await handler(call)
 
     async def _health(self, call: Call) -> None:
+        rows = self._rows_state()
+        breakers = Counter(str(one.breaker.state) for one in self._dispatcher.places.values())
+        well = rows == "written" and set(breakers) <= {"closed"}
         health = Health(
+            status="ok" if well else "degraded",
             route_version=self._routes.table.version,
-            rows=self._rows_state(),
+            rows=rows,
             rows_lost=self._dispatcher.rows_lost,
+            breakers=dict(breakers),
         )
         if self.configuration is not None:
             health.config_hash = self.configuration.config.content_hash()
             # The reason itself names paths and settings: it is in the log, not on an open path.
             health.config = "kept" if self.configuration.problem else "current"
-        await call.json(health)
+        # Every request would be refused: whoever balances load should ask somebody else.
+        await call.json(health, 503 if rows == "refused" else 200)
 
     def _rows_state(self) -> str:
         if not self._spool.full:
@@ -141,7 +153,8 @@ class Gateway:
         if self.configuration is not None:
             following.append(asyncio.create_task(self.configuration.follow()))
         try:
-            yield
+            async with self._metrics.open():
+                yield
         finally:
             for task in following:
                 task.cancel()

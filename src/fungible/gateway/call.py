@@ -28,6 +28,7 @@ class Call:
         more_headers: What the head of any answer says besides.
         writer: The client's connection, where the server gives it.
         started: Whether the head of an answer was sent.
+        status: What that head said; 0 before.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, wire: WireFormat | None) -> None:
@@ -39,6 +40,7 @@ class Call:
         self.key = KeySettings(hash="")
         self.format = wire or FORMATS["chat/completions"]
         self.started = False
+        self.status = 0
         self.more_headers: Mapping[str, str] = {}
         self.writer: Writer | None = scope.get("extensions", {}).get(EXTENSION)
 
@@ -86,6 +88,7 @@ class Call:
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the head of the answer, with the request's id in it."""
         self.started = True
+        self.status = status
         headers.append((b"x-fungible-request-id", self.request_id.encode()))
         if self.more_headers:
             headers += _encoded(self.more_headers)

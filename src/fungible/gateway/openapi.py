@@ -22,8 +22,10 @@ class Health(msgspec.Struct, kw_only=True):
     """Whether the gateway serves, and by what.
 
     Attributes:
+        status: `degraded` while rows cannot be written or a backend is left alone.
         rows: `refused` or `lost` while rows cannot be written.
         rows_lost: Since this process started.
+        breakers: How many backends' circuit breakers are in which state.
         config_hash: Of the configuration in force.
         config: `kept` while the file is one that was refused.
     """
@@ -32,6 +34,7 @@ class Health(msgspec.Struct, kw_only=True):
     route_version: int
     rows: str
     rows_lost: int
+    breakers: dict[str, int]
     config_hash: str | msgspec.UnsetType = msgspec.UNSET
     config: str | msgspec.UnsetType = msgspec.UNSET
 

@@ -21,6 +21,7 @@ from fungible.ledger.spool import SpoolWriter
 from fungible.routing.answer import adapter_failure
 from fungible.routing.attempt import Attempt
 from fungible.routing.place import Place
+from fungible.routing.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,14 @@ class Sender:
 
     Attributes:
         rows_lost: Rows of attempts that were made and could not be written.
+        tally: Every attempt, counted.
     """
 
     def __init__(self, config: Config, spool: SpoolWriter) -> None:
         self.config = config
         self.spool = spool
         self.rows_lost = 0
+        self.tally = Tally()
         self._hash = config.content_hash()
         self._rows: set[asyncio.Task[Any]] = set()
 
@@ -50,6 +53,7 @@ class Sender:
         Raises:
             DiskError: It is not, and the policy is to refuse requests then.
         """
+        self.tally.note(event)
         try:
             await self.spool.commit(event)
         except DiskError as error:

@@ -201,7 +201,7 @@ async def test_paths_and_methods_that_are_not_served(serving: Make) -> None:
         assert "/v1/chat/completions" in missing.json()["error"]["message"]
         assert (await gateway.call(get=True).done()).status == 405
         health = await gateway.call(path="/health", get=True).done()
-        written = {"rows": "written", "rows_lost": 0}
+        written = {"rows": "written", "rows_lost": 0, "breakers": {"closed": 1}}
         assert health.json() == {"status": "ok", "route_version": 0} | written
 
 
