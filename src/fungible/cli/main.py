@@ -1,16 +1,16 @@
 """`fungible`: one command per noun, loaded only when it is called."""
 
 import sys
-from importlib import import_module
 
 import click
 import msgspec
 
 from fungible import __version__
+from fungible.cli.lazy import LazyGroup, Table
 from fungible.errors import FungibleError
 
-# noun -> (module, attribute, one line for --help); a table, so that --help imports nothing.
-COMMANDS = {
+# In the order of the loop.
+COMMANDS: Table = {
     "quickstart": ("fungible.cli.quickstart", "quickstart", "The whole loop on this machine."),
     "up": ("fungible.cli.up", "up", "Start gateway, control and engines from fungible.toml."),
     "artifact": ("fungible.cli.artifact", "artifact", "Build, inspect and verify artifacts."),
@@ -24,36 +24,12 @@ COMMANDS = {
     "migrate": ("fungible.cli.migrate", "migrate", "Move traffic by evidence."),
     "cost": ("fungible.cli.cost", "cost", "What tokens and requests cost."),
     "warehouse": ("fungible.cli.warehouse", "warehouse", "The tables behind the numbers."),
+    "ingest": ("fungible.cli.ingest", "ingest", "Take in what other systems recorded."),
     "key": ("fungible.cli.key", "key", "Make API keys."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Nouns in the order of the loop."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now; `None` when there is no such noun."""
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(import_module(module), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101  # the table above is ours
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of nouns, without importing them."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, table=COMMANDS)
 @click.version_option(__version__)
 def cli() -> None:
     """Serve on any accelerator, prove quality held, know what every token costs."""

@@ -10,6 +10,7 @@ import msgspec
 
 from fungible.contract.inference import Kind
 from fungible.contract.steps import ClassWeightsEvent, StepsEvent
+from fungible.contract.streams import FACTS, Fact
 
 Status = Literal["ok", "error", "cancelled", "interrupted"]
 Role = Literal["first", "retry", "fallback", "hedge", "shadow"]
@@ -188,6 +189,7 @@ Record = (
     | BenchEvent
     | StepsEvent
     | ClassWeightsEvent
+    | Fact
 )
 RECORDS: tuple[type[Record], ...] = (
     AttemptEvent,
@@ -198,4 +200,5 @@ RECORDS: tuple[type[Record], ...] = (
     BenchEvent,
     StepsEvent,
     ClassWeightsEvent,
+    *FACTS,
 )

@@ -1,1 +1,1 @@
-"""What happened elsewhere, brought into the ledger."""
+"""Facts from elsewhere, read and checked, into the spool: one file per stream and format."""

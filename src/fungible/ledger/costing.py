@@ -72,16 +72,24 @@ def amount_of(units: int) -> Decimal:
 
 
 def token_units(usage: Mapping[str, int | None], prices: Mapping[str, PriceRow]) -> int | None:
-    """What an attempt's tokens cost, exact.
+    """What an attempt's tokens cost, exact; the sum of `token_parts`."""
+    parts = token_parts(usage, prices)
+    return None if parts is None else sum(parts.values())
+
+
+def token_parts(
+    usage: Mapping[str, int | None], prices: Mapping[str, PriceRow]
+) -> dict[str, int] | None:
+    """What each leaf of an attempt's tokens costs, exact.
 
     Args:
         usage: Tokens per leaf of `LEAVES`; `None` is unknown.
         prices: Price per million tokens of each leaf, see `PriceBook.tokens`.
 
     Returns:
-        Units; `None` when a leaf is unknown, or has tokens and no price.
+        Units per leaf that has tokens; `None` when a leaf is unknown, or has tokens and no price.
     """
-    total = 0
+    parts: dict[str, int] = {}
     for leaf in LEAVES:
         tokens = usage.get(leaf)
         if tokens is None or tokens < 0:
@@ -90,8 +98,8 @@ def token_units(usage: Mapping[str, int | None], prices: Mapping[str, PriceRow])
             continue
         if leaf not in prices:
             return None
-        total += tokens * units_of(prices[leaf].price) // 1_000_000
-    return total if prices else None
+        parts[leaf] = tokens * units_of(prices[leaf].price) // 1_000_000
+    return parts if prices else None
 
 
 def windows(

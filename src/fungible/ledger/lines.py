@@ -1,6 +1,6 @@
 """Cost and idle lines: read the newest one of each, append those that say something new."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -15,40 +15,76 @@ CostKey = tuple[str, str, int]
 IdleKey = tuple[str, int]
 
 
+class Whose(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cost is summed by: the attempt's start and its dimensions."""
+
+    at_ns: int = 0
+    kind: str = ""
+    model: str = ""
+    feature: str = ""
+    customer: str = ""
+    owner: str = ""
+
+
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about the cost of one thing, in units of 10^-18; withdrawn: no price."""
+    """What is known about the cost of one thing, in units of 10^-18; withdrawn: no price.
+
+    Attributes:
+        rule: How the amount came about: `tokens`, or how time was shared.
+        issuer: Who bills it, as the price says.
+        parts: The amount by SKU, in units; they sum to `units`. Empty for time.
+        source: Where the prices were written down.
+        whose: Of cost lines; lines about idle time have none.
+    """
 
     backend: str
     units: int = 0
     currency: str = ""
     basis: str = ""
+    rule: str = ""
+    issuer: str = ""
+    parts: dict[str, int] = {}
     source: str = ""
     end_ns: int = 0
     withdrawn: bool = False
+    whose: Whose = Whose()
 
     def says(self) -> tuple[object, ...]:
         """What makes two lines different; where the price was written down does not."""
         if self.withdrawn:
             return ()
-        return (self.units, self.currency, self.basis, self.end_ns)
+        parts = tuple(sorted(self.parts.items()))
+        fixed = (self.units, self.currency, self.basis, self.rule, self.issuer, self.end_ns)
+        return (*fixed, parts, self.whose)
 
 
 def known_costs(store: Store, lease_id: str, start_ns: int, end_ns: int) -> dict[CostKey, Line]:
     """The newest cost lines of windows that begin in `[start_ns, end_ns)`."""
+    params = {"lease": lease_id, "start": start_ns, "end": end_ns}
+    return _known_costs(store, _RANGE, params)
+
+
+def known_costs_of(store: Store, attempt_ids: Sequence[str]) -> dict[CostKey, Line]:
+    """The newest cost lines of these attempts' tokens, whenever they began."""
+    where = "lease_id = '' AND has({ids:Array(String)}, attempt_id)"
+    return _known_costs(store, where, {"ids": list(attempt_ids)})
+
+
+def _known_costs(store: Store, where: str, params: Mapping[str, Any]) -> dict[CostKey, Line]:
     rows = store.query(
-        f"SELECT attempt_id, lease_id, window_start_ns, {_NEWEST}, 0 FROM cost_lines"  # noqa: S608
-        f" WHERE {_RANGE} GROUP BY lease_id, window_start_ns, attempt_id",
-        {"lease": lease_id, "start": start_ns, "end": end_ns},
+        f"SELECT attempt_id, lease_id, window_start_ns, {_newest(_COST_COLUMNS)}"  # noqa: S608
+        f" FROM cost_lines WHERE {where} GROUP BY lease_id, window_start_ns, attempt_id",
+        params,
         max_rows=EVERYTHING,
     )
-    return {(row[0], row[1], row[2]): _line(row[3:]) for row in rows.rows}
+    return {(row[0], row[1], row[2]): _cost_line(row[3:]) for row in rows.rows}
 
 
 def known_idle(store: Store, lease_id: str, start_ns: int, end_ns: int) -> dict[IdleKey, Line]:
     """The newest idle lines of windows that begin in `[start_ns, end_ns)`."""
     rows = store.query(
         "SELECT lease_id, window_start_ns,"  # noqa: S608
-        f" {_NEWEST}, argMax(window_end_ns, known_ns) FROM idle_lines"
+        f" {_newest(_COLUMNS)}, argMax(window_end_ns, known_ns) FROM idle_lines"
         f" WHERE {_RANGE} GROUP BY lease_id, window_start_ns",
         {"lease": lease_id, "start": start_ns, "end": end_ns},
         max_rows=EVERYTHING,
@@ -59,11 +95,19 @@ def known_idle(store: Store, lease_id: str, start_ns: int, end_ns: int) -> dict[
 def append_costs(
     store: Store, lines: Mapping[CostKey, Line], known: Mapping[CostKey, Line], now_ns: int
 ) -> int:
-    """Append what differs from `known`, withdraw what is no longer there; lines appended."""
+    """Append what differs from `known`, withdraw what is no longer there; lines appended.
+
+    A line about an attempt that turned out to be somebody else's is withdrawn first, a moment
+    before, so that the sums of both are right.
+    """
     rows = []
-    for (attempt_id, lease_id, start), line in _changes(lines, known).items():
-        keys = {"attempt_id": attempt_id, "lease_id": lease_id, "window_start_ns": start}
-        rows.append(keys | _cells(line, now_ns))
+    for key, line in _changes(lines, known).items():
+        before = known.get(key)
+        if before is not None and not before.withdrawn and before.whose != line.whose:
+            gone = msgspec.structs.replace(before, withdrawn=True)
+            rows.append(_cost_cells(key, gone, before, now_ns - 1))
+            before = None
+        rows.append(_cost_cells(key, line, before, now_ns))
     store.insert_rows("cost_lines", rows)
     return len(rows)
 
@@ -73,9 +117,10 @@ def append_idle(
 ) -> int:
     """The same for idle lines."""
     rows = []
-    for (lease_id, start), line in _changes(lines, known).items():
+    for key, line in _changes(lines, known).items():
+        lease_id, start = key
         keys = {"lease_id": lease_id, "window_start_ns": start, "window_end_ns": line.end_ns}
-        rows.append(keys | _cells(line, now_ns))
+        rows.append(keys | _cells(line, known.get(key), now_ns))
     store.insert_rows("idle_lines", rows)
     return len(rows)
 
@@ -94,10 +139,27 @@ def _changes(lines: Mapping[Any, Line], known: Mapping[Any, Line]) -> dict[Any, 
     return gone | new
 
 
-def _cells(line: Line, now_ns: int) -> dict[str, object]:
+def _cost_cells(key: CostKey, line: Line, before: Line | None, now_ns: int) -> dict[str, object]:
+    attempt_id, lease_id, start = key
+    return {
+        "attempt_id": attempt_id,
+        "lease_id": lease_id,
+        "window_start_ns": start,
+        "issuer": line.issuer,
+        "rule": line.rule,
+        "parts": {sku: f"{amount_of(units):f}" for sku, units in line.parts.items()},
+        **msgspec.structs.asdict(line.whose),
+        **_cells(line, before, now_ns),
+    }
+
+
+def _cells(line: Line, before: Line | None, now_ns: int) -> dict[str, object]:
+    held = 0 if before is None or before.withdrawn else before.units
+    holds = 0 if line.withdrawn else line.units
     return {
         "backend": line.backend,
         "amount": f"{amount_of(line.units):f}",
+        "delta": f"{amount_of(holds - held):f}",
         "currency": line.currency,
         "basis": line.basis,
         "price_source": line.source,
@@ -107,11 +169,26 @@ def _cells(line: Line, now_ns: int) -> dict[str, object]:
 
 
 _COLUMNS = ("backend", "amount", "currency", "basis", "price_source", "withdrawn")
-_NEWEST = ", ".join(f"argMax({name}, known_ns)" for name in _COLUMNS)
+_COST_COLUMNS = (*_COLUMNS, "issuer", "rule", "parts", *Whose.__struct_fields__)
 _RANGE = (
     "lease_id = {lease:String}"
     " AND window_start_ns >= {start:Int64} AND window_start_ns < {end:Int64}"
 )
+
+
+def _newest(columns: Sequence[str]) -> str:
+    return ", ".join(f"argMax({name}, known_ns)" for name in columns)
+
+
+def _cost_line(cells: tuple[Any, ...]) -> Line:
+    issuer, rule, parts, *whose = cells[len(_COLUMNS) :]
+    return msgspec.structs.replace(
+        _line((*cells[: len(_COLUMNS)], 0)),
+        issuer=issuer,
+        rule=rule,
+        parts={sku: units_of(Decimal(amount)) for sku, amount in parts.items()},
+        whose=Whose(**dict(zip(Whose.__struct_fields__, whose, strict=True))),
+    )
 
 
 def _line(cells: tuple[Any, ...]) -> Line:

@@ -14,14 +14,16 @@ from typing import Any
 
 import msgspec
 
-from fungible.ledger.costing import WINDOW_NS, Busy, Lease, Window, share, token_units, windows
+from fungible.ledger.costing import WINDOW_NS, Busy, Lease, Window, share, token_parts, windows
 from fungible.ledger.lines import (
     CostKey,
     IdleKey,
     Line,
+    Whose,
     append_costs,
     append_idle,
     known_costs,
+    known_costs_of,
     known_idle,
 )
 from fungible.ledger.prices import LEAVES, PriceBook
@@ -29,6 +31,10 @@ from fungible.ledger.store import EVERYTHING, Store
 
 CHUNK_ROWS = 20_000
 RUN_MINUTES = 30
+_COLUMNS = (
+    "attempt_id, backend, started_ns, ended_ns, ingested_ns, kind, model, feature, customer,"
+    f" owner, withdrawn, {', '.join(LEAVES)}"
+)
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +75,7 @@ def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
         here = _everything(store)
     elif here == last:
         return 0
-    known = max(now_ns, last.known_ns + 1)
+    known = max(now_ns, last.known_ns + 2)  # one between is for lines that move
     scope = Scope(known_ns=known, attempts_ns=last.attempts_ns, leases_ns=last.leases_ns)
     if anew:
         scope = Scope(known_ns=known, anew=True)
@@ -98,11 +104,8 @@ def _present(store: Store, last: Progress) -> Progress | None:
     A row is unnoticed when a clock that went back stamped it with a moment already seen. The
     total is read first, so an insert in between can't look like one.
     """
-    total = store.query("SELECT count() FROM attempt_events").rows[0][0]
-    new, newest = store.query(
-        "SELECT count(), max(ingested_ns) FROM attempt_events WHERE ingested_ns > {since:Int64}",
-        {"since": last.attempts_ns},
-    ).rows[0]
+    total, _ = _ingested(store, -1)
+    new, newest = _ingested(store, last.attempts_ns)
     if total - new > last.attempts:
         return None
     return msgspec.structs.replace(
@@ -114,9 +117,21 @@ def _present(store: Store, last: Progress) -> Progress | None:
 
 
 def _everything(store: Store) -> Progress:
-    rows = store.query("SELECT count(), max(ingested_ns) FROM attempt_events").rows
-    attempts, newest = rows[0]
+    attempts, newest = _ingested(store, -1)
     return Progress(attempts=attempts, attempts_ns=newest, leases_ns=_newest_lease(store))
+
+
+def _ingested(store: Store, since_ns: int) -> tuple[int, int]:
+    """Rows about attempts that were ingested after a moment, and the newest such moment."""
+    rows = store.query(
+        "SELECT sum(n), max(newest) FROM ("
+        "SELECT count() AS n, max(ingested_ns) AS newest FROM attempt_events"
+        " WHERE ingested_ns > {since:Int64} UNION ALL"
+        " SELECT count(), max(ingested_ns) FROM imported_attempts"
+        " WHERE ingested_ns > {since:Int64})",
+        {"since": since_ns},
+    ).rows
+    return int(rows[0][0]), int(rows[0][1])
 
 
 def _newest_lease(store: Store) -> int:
@@ -124,12 +139,22 @@ def _newest_lease(store: Store) -> int:
 
 
 def _attempts(store: Store, scope: Scope) -> Iterator[list[dict[str, Any]]]:
-    """Attempts in scope, oldest first, in chunks."""
+    """Attempts in scope, oldest first, in chunks; our own, then those put together."""
+    own = "attempt_events WHERE ingested_ns > {since:Int64}"
+    put = (
+        f"(SELECT {_COLUMNS} FROM imported_attempts WHERE ingested_ns > {{since:Int64}}"  # noqa: S608
+        " ORDER BY attempt_id, ingested_ns DESC LIMIT 1 BY attempt_id) WHERE true"
+    )
+    for relation, restated in ((own, False), (put, True)):
+        for rows in _chunks(store, scope, relation):
+            yield [row | {"restated": restated} for row in rows]
+
+
+def _chunks(store: Store, scope: Scope, relation: str) -> Iterator[list[dict[str, Any]]]:
     started, attempt_id = -1, ""
     while True:
         rows = store.query(
-            f"SELECT attempt_id, backend, started_ns, ended_ns, {', '.join(LEAVES)}"  # noqa: S608
-            " FROM attempt_events WHERE ingested_ns > {since:Int64}"
+            f"SELECT {_COLUMNS} FROM {relation}"  # noqa: S608
             " AND (started_ns, attempt_id) > ({started:Int64}, {id:String})"
             f" ORDER BY started_ns, attempt_id LIMIT {CHUNK_ROWS}",
             {"since": scope.attempts_ns, "started": started, "id": attempt_id},
@@ -155,26 +180,44 @@ def _price_tokens(
     for row in rows:
         if line := _token_line(book, row):
             lines[row["attempt_id"], "", row["started_ns"]] = line
-    if not lines and not scope.anew:
+    restated = bool(rows) and rows[0]["restated"]
+    if not lines and not scope.anew and not restated:
         return 0
-    known = known_costs(store, "", rows[0]["started_ns"], rows[-1]["started_ns"] + 1)
     looked_at = {row["attempt_id"] for row in rows}
-    known = {key: line for key, line in known.items() if key[0] in looked_at}
+    if restated:
+        known = known_costs_of(store, sorted(looked_at))
+    else:
+        known = known_costs(store, "", rows[0]["started_ns"], rows[-1]["started_ns"] + 1)
+        known = {key: line for key, line in known.items() if key[0] in looked_at}
     return append_costs(store, lines, known, scope.known_ns)
 
 
 def _token_line(book: PriceBook, row: dict[str, Any]) -> Line | None:
     prices = book.tokens(row["backend"], row["started_ns"])
-    units = token_units(row, prices)
-    if units is None:
+    parts = None if row["withdrawn"] else token_parts(row, prices)
+    if parts is None:
         return None
-    used = [price for leaf, price in prices.items() if row[leaf]] or list(prices.values())
+    used = [prices[leaf] for leaf in parts] or list(prices.values())
     return Line(
         backend=row["backend"],
-        units=units,
+        units=sum(parts.values()),
         currency=used[0].currency,
         basis="contracted",
+        rule="tokens",
+        parts=parts,
         source=" ".join(dict.fromkeys(price.where for price in used)),
+        whose=_whose(row),
+    )
+
+
+def _whose(row: dict[str, Any]) -> Whose:
+    return Whose(
+        at_ns=row["started_ns"],
+        kind=row["kind"],
+        model=row["model"],
+        feature=row["feature"],
+        customer=row["customer"],
+        owner=row["owner"],
     )
 
 
@@ -233,7 +276,7 @@ def _price_windows(
     prices = book.hourly(lease.backend)
     if not prices and not scope.anew:
         return 0
-    by_minute = _attempts_by_minute(store, lease.backend, start, end)
+    by_minute, whose = _attempts_by_minute(store, lease.backend, start, end)
     costs: dict[CostKey, Line] = {}
     idle: dict[IdleKey, Line] = {}
     for window in windows(lease, prices, start, end):
@@ -241,7 +284,7 @@ def _price_windows(
         idle[lease.lease_id, window.start_ns] = _hour_line(lease, window, shares.idle)
         for attempt_id, units in shares.attempts.items():
             line = _hour_line(lease, window, units)
-            line = msgspec.structs.replace(line, end_ns=0)
+            line = msgspec.structs.replace(line, end_ns=0, rule="time", whose=whose[attempt_id])
             costs[attempt_id, lease.lease_id, window.start_ns] = line
     before = known_costs(store, lease.lease_id, start, end)
     appended = append_costs(store, costs, before, scope.known_ns)
@@ -262,19 +305,27 @@ def _hour_line(lease: Lease, window: Window, units: int) -> Line:
 
 def _attempts_by_minute(
     store: Store, backend: str, start: int, end: int
-) -> defaultdict[int, list[Busy]]:
-    """Attempts that touch `[start, end)`, under each minute that they touch."""
+) -> tuple[defaultdict[int, list[Busy]], dict[str, Whose]]:
+    """Attempts that touch `[start, end)`, under each minute that they touch; and whose they are."""
+    touches = (
+        "backend = {backend:String} AND started_ns < {end:Int64} AND ended_ns >= {start:Int64}"
+    )
     rows = store.query(
-        "SELECT attempt_id, started_ns, ended_ns FROM attempt_events WHERE"
-        " backend = {backend:String} AND started_ns < {end:Int64} AND ended_ns >= {start:Int64}",
+        f"SELECT {_COLUMNS} FROM attempt_events WHERE {touches} UNION ALL"  # noqa: S608
+        f" SELECT {_COLUMNS} FROM (SELECT {_COLUMNS} FROM imported_attempts WHERE attempt_id IN"
+        f" (SELECT attempt_id FROM imported_attempts WHERE {touches})"
+        " ORDER BY attempt_id, ingested_ns DESC LIMIT 1 BY attempt_id)"
+        f" WHERE NOT withdrawn AND {touches}",
         {"backend": backend, "start": start, "end": end},
         max_rows=EVERYTHING,
     )
     found: defaultdict[int, list[Busy]] = defaultdict(list)
+    whose: dict[str, Whose] = {}
     for row in rows.dicts():
         busy = _busy(row)
+        whose[busy.attempt_id] = _whose(row)
         first = max(start, busy.started_ns) // WINDOW_NS
         last = min(end - 1, max(busy.started_ns, busy.ended_ns)) // WINDOW_NS
         for minute in range(first, last + 1):
             found[minute].append(busy)
-    return found
+    return found, whose

@@ -23,6 +23,16 @@ from fungible.contract.events import (
     VerdictEvent,
 )
 from fungible.contract.steps import ClassWeightsEvent, StepsEvent
+from fungible.contract.streams import (
+    ImportFact,
+    InfraFact,
+    InvoiceFact,
+    PriceFact,
+    RateFact,
+    RejectFact,
+    ResponseFact,
+    SpanFact,
+)
 from fungible.errors import DiskError, FungibleError, QueryError, UnavailableError
 from fungible.ledger.clients import Client, ClientPool, parse_dsn
 from fungible.ledger.schema import BOOKKEEPING, render, statements, steps
@@ -38,6 +48,14 @@ TABLES: dict[type[Record], str] = {
     BenchEvent: "benches",
     StepsEvent: "engine_steps",
     ClassWeightsEvent: "class_weights",
+    ResponseFact: "responses",
+    SpanFact: "spans",
+    InfraFact: "infra",
+    PriceFact: "price_rows",
+    RateFact: "fx_rates",
+    InvoiceFact: "invoice_lines",
+    RejectFact: "rejects",
+    ImportFact: "imports",
 }
 INSERT_ROWS = 20_000
 EVERYTHING = 1 << 40  # `max_rows` of queries whose answer must be whole

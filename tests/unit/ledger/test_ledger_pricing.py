@@ -5,6 +5,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fungible.contract.events import AttemptEvent, LeaseEvent
@@ -74,6 +75,49 @@ class Ledger:
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
     return Ledger(store)
+
+
+def put_together(store: Store, record: AttemptEvent, *, withdrawn: bool = False) -> None:
+    """As importing puts attempts together: a newer row of the same attempt each time."""
+    row = msgspec.structs.asdict(record) | {"response_id": "chatcmpl-1", "withdrawn": withdrawn}
+    store.insert_rows("imported_attempts", [row])
+
+
+def test_an_imported_attempt_is_restated_with_its_sums_right_at_every_moment(
+    ledger: Ledger, book: PriceBook, attempt: MakeAttempt
+) -> None:
+    store = ledger.store
+    put_together(store, attempt("1", customer="acme", out_visible=None))
+    assert reprice(store, book, NOW) == 0
+    assert ledger.costs() == {"1": None}
+    put_together(store, attempt("1", customer="acme"))
+    reprice(store, book, NOW + 10)
+    assert ledger.costs() == {"1": Decimal("0.00021")}
+    # Later facts: it was another customer's, began later and wrote less.
+    put_together(store, attempt("1", customer="zeta", started_ns=T0 + S, out_visible=50))
+    reprice(store, book, NOW + 20)
+    assert ledger.costs() == {"1": Decimal("0.00018")}
+    sums = "SELECT customer, sum(delta) FROM cost_lines WHERE known_ns <= {at:Int64} GROUP BY 1"
+    held = {at: dict(store.query(sums, {"at": NOW + at}).rows) for at in (10, 20)}
+    assert held[10] == {"acme": Decimal("0.00021")}
+    assert held[20] == {"acme": 0, "zeta": Decimal("0.00018")}
+    put_together(store, attempt("1", customer="zeta"), withdrawn=True)
+    reprice(store, book, NOW + 30)
+    assert ledger.costs() == {}
+    assert store.query("SELECT sum(delta) FROM cost_lines").rows == [(0,)]
+    assert reprice(store, book, NOW + 40) == 0
+
+
+def test_a_line_says_its_parts_and_whose_it_is(
+    ledger: Ledger, book: PriceBook, attempt: MakeAttempt
+) -> None:
+    ledger.add(attempt("1", feature="search", customer="acme", owner="team-a"))
+    reprice(ledger.store, book, NOW)
+    row = ledger.store.query("SELECT * FROM cost_lines").dicts()[0]
+    assert row["parts"] == {"in_uncached": Decimal("0.00015"), "out_visible": Decimal("0.00006")}
+    assert row["delta"] == row["amount"] == sum(row["parts"].values())
+    assert (row["rule"], row["feature"], row["customer"]) == ("tokens", "search", "acme")
+    assert (row["owner"], row["model"], row["at_ns"]) == ("team-a", "assistant", T0)
 
 
 def test_tokens_are_priced_once_and_exactly(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,6 +23,16 @@ from fungible.contract.events import (
     VerdictEvent,
 )
 from fungible.contract.steps import ClassWeightsEvent, Step, StepsEvent
+from fungible.contract.streams import (
+    ImportFact,
+    InfraFact,
+    InvoiceFact,
+    PriceFact,
+    RateFact,
+    RejectFact,
+    ResponseFact,
+    SpanFact,
+)
 from fungible.errors import (
     ConfigError,
     FungibleError,
@@ -65,6 +76,46 @@ STEPS = StepsEvent(
     ids=["att_1", "att_2-1"],
     steps=[Step(1, 10, 5, [1], [4], [0], [4]), Step(2, 15, 6, [0, 1], [0, 7], [1, 0], [3, 11])],
 )
+CENT = Decimal("0.010000000000000001")
+FACTS_OF_EACH: list[Record] = [
+    ResponseFact(digest="d1", source="f:1", response_id="chatcmpl-1", stated_cost=CENT),
+    SpanFact(digest="d2", source="f:2", trace_id="t", span_id="s", tags={"a": "b"}, service="x"),
+    InfraFact(
+        provider="aws",
+        resource="i-1",
+        observed_ns=1,
+        digest="d3",
+        source="f:3",
+        kind="instance",
+        addresses=["10.0.0.1"],
+    ),
+    PriceFact(
+        sheet="s",
+        known_ns=1,
+        row=1,
+        digest="d4",
+        key="k",
+        unit="1M_tokens",
+        leaf="input",
+        price=CENT,
+        currency="USD",
+    ),
+    RateFact(base="EUR", quote="USD", day=date(2026, 3, 1), rate=CENT, known_ns=2, source="f:5"),
+    InvoiceFact(
+        issuer="openai",
+        invoice="i",
+        line="1",
+        digest="d6",
+        source="f:6",
+        known_ns=1,
+        start_ns=1,
+        end_ns=2,
+        billed=-CENT,
+        currency="USD",
+    ),
+    RejectFact(stream="spans", digest="d7", source="f", place="1", reason="r", sample="{", at_ns=1),
+    ImportFact(stream="spans", digest="d8", source="f", rows=1, rejected=0, at_ns=1),
+]
 
 
 def one_of_each(attempt: MakeAttempt, lease: MakeLease) -> list[Record]:
@@ -123,6 +174,7 @@ def one_of_each(attempt: MakeAttempt, lease: MakeLease) -> list[Record]:
             samples=9,
             at_ns=5,
         ),
+        *FACTS_OF_EACH,
     ]
 
 

@@ -1,0 +1,16 @@
+"""`fungible ingest`: what other systems recorded, into the ledger; one module per stream."""
+
+import click
+
+from fungible.cli.lazy import LazyGroup, Table
+
+COMMANDS: Table = {}
+
+
+@click.group(cls=LazyGroup, table=COMMANDS)
+def ingest() -> None:
+    """Take in what other systems recorded: responses, traces, prices, machines, invoices.
+
+    Each import may be repeated: facts have keys of their own. Rows that cannot be used are kept
+    in the `rejects` table with the reason.
+    """
