@@ -257,7 +257,8 @@ SELECT * FROM
 -- A line says more: by which rule, for whom, of what parts (SKU -> amount), and by how much it
 -- differs from the line before it (`delta`), so that sums of deltas are right at any moment.
 ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS issuer LowCardinality(String) AFTER backend;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS rule LowCardinality(String) AFTER basis;
+ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS rule LowCardinality(String)
+    DEFAULT if(lease_id = '', 'tokens', 'time') AFTER basis;
 ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS parts Map(LowCardinality(String), Decimal(38, 18))
     AFTER rule;
 ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS delta Decimal(38, 18) AFTER amount;

@@ -56,11 +56,8 @@ ENGINE = ReplacingMergeTree(ingested_ns)
 ORDER BY (backend, at_ns, source)
 SETTINGS non_replicated_deduplication_window = 10000;
 
--- By which rule an amount was shared: tokens, time, steps, steps_equal or class.
-ALTER TABLE cost_lines
-    ADD COLUMN IF NOT EXISTS rule LowCardinality(String)
-        DEFAULT if(lease_id = '', 'tokens', 'time') AFTER price_source,
-    ADD COLUMN IF NOT EXISTS fit LowCardinality(String) AFTER rule;
+-- A line's rule is tokens, time, steps, steps_equal or class; `fit` is what its steps cost by.
+ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS fit LowCardinality(String) AFTER rule;
 
 -- Why time that no attempt used was paid for, and who answers for it.
 ALTER TABLE idle_lines
@@ -78,7 +75,9 @@ SELECT
     argMax(l.currency, l.known_ns) AS currency,
     argMax(l.basis, l.known_ns) AS basis,
     argMax(l.price_source, l.known_ns) AS price_source,
+    argMax(l.issuer, l.known_ns) AS issuer,
     argMax(l.rule, l.known_ns) AS rule,
+    argMax(l.parts, l.known_ns) AS parts,
     argMax(l.fit, l.known_ns) AS fit
 FROM cost_lines AS l
 GROUP BY attempt_id, lease_id, window_start_ns
