@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from faults import catalogue, client, upstream
-from support.fault_suite import Suite
+from support.fault_suite import HEDGED, RETRIED, SHADOWED, Suite
 
 # Where it is not (`ok`, `provider_final`) for a whole answer and (`error`, `none`) for no answer.
 ROWS = {
@@ -86,6 +86,54 @@ def test_before_the_first_word_another_backend_answers(suite: Suite, name: str) 
         ("none", "ok", 1),
     ]
     assert len({row.request_id for row in rows}) == 1
+
+
+def test_a_retry_is_a_row(suite: Suite) -> None:
+    seen = suite.ask(RETRIED)
+    assert seen.status == 429
+    rows = suite.after(RETRIED, 2)
+    assert [(row.backend, row.role, row.status, row.attempt_no) for row in rows] == [
+        ("limited", "first", "error", 0),
+        ("limited", "retry", "error", 1),
+    ]
+    assert len({row.request_id for row in rows}) == 1
+
+
+@pytest.mark.parametrize("model", HEDGED)
+def test_a_hedge_and_who_lost_to_it_are_rows(suite: Suite, model: str) -> None:
+    seen = suite.ask(model)
+    assert client.judge(seen, catalogue.FAULTS["none"], catalogue.words("none")) == "whole"
+    assert seen.headers["x-fungible-backend"] == "none"
+    rows = suite.after(model, 2)
+    found = {row.role: (row.backend, row.status, row.attempt_no, row.kind) for row in rows}
+    assert found == {
+        "first": (HEDGED[model], "cancelled", 0, "serve"),
+        "hedge": ("none", "ok", 1, "serve"),
+    }
+    assert {row.request_id for row in rows} == {seen.headers["x-fungible-request-id"]}
+    lost = next(row for row in rows if row.role == "first")
+    assert (lost.in_uncached, lost.out_visible, lost.usage_source) == (None, None, "none")
+
+
+SHADOW_ROWS = {
+    "none": ("ok", "provider_final"),
+    "cut": ("interrupted", "estimated"),
+    "cut-first": ("error", "none"),
+    "error-whole": ("error", "none"),
+}
+
+
+@pytest.mark.parametrize("model", SHADOWED)
+def test_a_copy_is_a_row_and_its_failure_nobody_elses(suite: Suite, model: str) -> None:
+    seen = suite.ask(model)
+    assert client.judge(seen, catalogue.FAULTS["none"], catalogue.words("none")) == "whole"
+    assert seen.headers["x-fungible-backend"] == "none"
+    rows = suite.after(model, 2)
+    served, copy = sorted(rows, key=lambda row: row.kind != "serve")
+    assert (served.kind, served.role, served.status) == ("serve", "first", "ok")
+    assert (copy.kind, copy.role, copy.backend) == ("shadow", "shadow", SHADOWED[model])
+    assert (copy.status, copy.usage_source) == SHADOW_ROWS[SHADOWED[model]]
+    assert served.request_id == seen.headers["x-fungible-request-id"]
 
 
 def test_after_the_first_word_nobody_else_may_go_on(suite: Suite) -> None:

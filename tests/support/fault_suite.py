@@ -10,11 +10,17 @@ from faults import catalogue, client, gateways
 from faults.rows import rows_of, wait_for
 from fungible.config import load_config
 from fungible.contract.events import AttemptEvent
-from fungible.routing.table import Admission, RouteTable, initial_table
+from fungible.routing.table import Admission, RouteTable, Shadow, initial_table
 
 # Models with two backends each; the first one fails.
 SECOND_TRIES = {
     f"{name}-then-none": name for name in ("cut-first", "stall-first", "limited", "html", "cut")
+}
+# Models that are asked for elsewhere, too: while the first is silent, again, or as a copy.
+HEDGED = {f"{name}-hedged": name for name in ("stall-first", "slow-headers")}
+RETRIED = "limited-retried"
+SHADOWED = {
+    f"none-shadowed-by-{name}": name for name in ("none", "cut", "cut-first", "error-whole")
 }
 
 
@@ -45,10 +51,20 @@ class Suite:
 
 def second_tries() -> str:
     """Their routes, as configuration."""
-    return "".join(
-        f'[route."{model}"]\nreference = "{first}"\nbackends = ["none"]\nretries = 0\n'
-        for model, first in SECOND_TRIES.items()
-    )
+    routes = {model: (first, "") for model, first in SECOND_TRIES.items()}
+    routes |= {model: (first, "hedge_after_ms = 100\n") for model, first in HEDGED.items()}
+    found = [
+        f'[route."{model}"]\nreference = "{first}"\nbackends = ["none"]\nretries = 0\n{more}'
+        for model, (first, more) in routes.items()
+    ]
+    found += [
+        f'[route."{model}"]\nreference = "none"\nbackends = ["{copy}"]\nretries = 0\n'
+        for model, copy in SHADOWED.items()
+        if copy != "none"
+    ]
+    found.append('[route."none-shadowed-by-none"]\nreference = "none"\nretries = 0\n')
+    found.append(f'[route."{RETRIED}"]\nreference = "limited"\nretries = 1\n')
+    return "".join(found)
 
 
 def admit(path: Path) -> None:
@@ -58,12 +74,14 @@ def admit(path: Path) -> None:
     admission = Admission(
         verdict_id="v1", binding=config.bindings()["none"], expires_ns=time.time_ns() + 10**13
     )
-    routes = {
-        model: msgspec.structs.replace(route, fallback=["none"], admissions={"none": admission})
-        if model in SECOND_TRIES
-        else route
-        for model, route in table.routes.items()
-    }
+    routes = dict(table.routes)
+    for model in (*SECOND_TRIES, *HEDGED):
+        routes[model] = msgspec.structs.replace(
+            routes[model], fallback=["none"], admissions={"none": admission}
+        )
+    for model, copy in SHADOWED.items():
+        shadow = Shadow(backend=copy, share=1.0)
+        routes[model] = msgspec.structs.replace(routes[model], shadow=shadow)
     file = config.home_path() / "run" / "routes.json"
     file.parent.mkdir(parents=True)
     file.write_bytes(msgspec.json.encode(RouteTable(version=1, routes=routes)))
