@@ -75,6 +75,39 @@ def test_the_document_names_every_path(schema: Any) -> None:
         result.ok()
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/chat/completions", "temperature"),
+        ("/v1/chat/completions", "max_tokens"),
+        ("/v1/chat/completions", "n"),
+        ("/v1/completions", "logprobs"),
+        ("/v1/responses", "top_p"),
+        ("/v1/messages", "top_k"),
+        ("/v1/messages", "max_tokens"),
+    ],
+)
+def test_the_ranges_of_the_document_are_those_that_are_held_to(
+    gateway: str, schema: Any, path: str, field: str
+) -> None:
+    raw = schema.raw_schema
+    content = raw["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    name = content["schema"]["$ref"].rpartition("/")[2]
+    said = raw["components"]["schemas"][name]["properties"][field]
+    head = {"authorization": f"Bearer {KEY}"}
+    for value, ok in (
+        (said["minimum"] - 1, False),
+        (said["maximum"] + 1, False),
+        (said["minimum"], True),
+    ):
+        body = plain(path) | {field: value}
+        answer = requests.post(gateway + path, headers=head, json=body, timeout=30)
+        assert answer.ok or not ok, answer.text
+        if not ok:
+            assert answer.status_code == 400
+            assert f"{field} is {value}; it must be in" in answer.json()["error"]["message"]
+
+
 def test_the_document_is_open_and_says_nothing_of_the_configuration(gateway: str) -> None:
     answer = requests.get(f"{gateway}/openapi.json", timeout=30)
     assert answer.status_code == 200
@@ -127,16 +160,20 @@ def test_no_request_breaks_an_endpoint(
 @pytest.mark.parametrize("path", list(ENDPOINTS))
 def test_a_plain_request_is_answered(gateway: str, path: str) -> None:
     """What the fuzzer makes may all be refused for good reasons: this may not."""
+    head = {"authorization": f"Bearer {KEY}"}
+    answer = requests.post(gateway + path, headers=head, json=plain(path), timeout=30)
+    assert answer.status_code == 200, answer.text
+
+
+def plain(path: str) -> dict[str, Any]:
+    """A request that nobody can mind."""
     turns = [{"role": "user", "content": "hi"}]
-    asked = {"prompt": "hi"} if path == "/v1/completions" else {"input": "hi"}
+    asked: dict[str, Any] = {"prompt": "hi"} if path == "/v1/completions" else {"input": "hi"}
     if path.startswith(("/v1/chat", "/v1/messages")):
         asked = {"messages": turns, "max_tokens": 9}
     if path == "/v1/messages/count_tokens":
         del asked["max_tokens"]
-    head = {"authorization": f"Bearer {KEY}"}
-    body = {"model": MODEL} | asked
-    answer = requests.post(gateway + path, headers=head, json=body, timeout=30)
-    assert answer.status_code == 200, answer.text
+    return {"model": MODEL} | asked
 
 
 def check_form(path: str, response: Response) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fungible.contract.openai import NOT_EMPTY, decode_body, read_fields
+from fungible.contract.ranges import MOST_TOKENS, check_ranges, within
 from fungible.errors import RequestError
 
 _ERROR_TYPES = {
@@ -53,12 +54,12 @@ class CountTokensRequest(msgspec.Struct, kw_only=True):
 class MessagesRequest(CountTokensRequest, kw_only=True):
     """`POST /v1/messages`."""
 
-    max_tokens: int
+    max_tokens: Annotated[int, within(1, MOST_TOKENS)]
     stream: bool | None = False
     stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
+    temperature: Annotated[float | None, within(0, 1)] = None
+    top_p: Annotated[float | None, within(0, 1)] = None
+    top_k: Annotated[int | None, within(0, MOST_TOKENS)] = None
     metadata: dict[str, Any] | None = None
 
 
@@ -113,14 +114,7 @@ def parse_messages(body: bytes) -> tuple[MessagesRequest, dict[str, Any]]:
     raw = decode_body(body)
     request = read_fields(raw, MessagesRequest)
     _check_turns(request)
-    for name, value, low, high in (
-        ("max_tokens", request.max_tokens, 1, 1 << 20),
-        ("temperature", request.temperature, 0, 1),
-        ("top_p", request.top_p, 0, 1),
-        ("top_k", request.top_k, 0, 1 << 20),
-    ):
-        if value is not None and not low <= value <= high:
-            raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+    check_ranges(request)
     return request, raw
 
 

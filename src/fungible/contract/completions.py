@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fungible.contract.openai import UsageBody, decode_body, read_fields
+from fungible.contract.ranges import MOST_TOKENS, check_ranges, within
 from fungible.errors import RequestError
 
 DEFAULT_MAX_TOKENS = 16
@@ -36,9 +37,9 @@ class CompletionRequest(msgspec.Struct, kw_only=True):
 
     model: str
     prompt: Annotated[Any, msgspec.Meta(extra_json_schema=TEXTS_OR_TOKENS)]
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, within(0, MOST_TOKENS)] = None
     best_of: int | None = None
-    logprobs: int | None = None
+    logprobs: Annotated[int | None, within(0, 20)] = None
     echo: bool | None = False
     suffix: str | None = None
     stream: bool | None = False
@@ -104,12 +105,7 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, dict[str, Any]]:
     """
     raw = decode_body(body)
     request = read_fields(raw, CompletionRequest)
-    for name, value, low, high in (
-        ("max_tokens", request.max_tokens, 0, 1 << 20),
-        ("logprobs", request.logprobs, 0, 20),
-    ):
-        if value is not None and not low <= value <= high:
-            raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+    check_ranges(request)
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream to be true", param="stream_options")
     return request, raw

@@ -6,6 +6,7 @@ import msgspec
 
 from fungible.contract.completions import TEXTS_OR_TOKENS
 from fungible.contract.openai import decode_body, read_fields
+from fungible.contract.ranges import at_least
 from fungible.errors import RequestError
 
 MOST_INPUTS = 2048  # OpenAI's own limit
@@ -26,8 +27,8 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     model: str
     input: Annotated[Any, msgspec.Meta(extra_json_schema=TEXTS_OR_TOKENS)]
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = None
-    truncate_prompt_tokens: int | None = None
+    dimensions: Annotated[int | None, at_least(1)] = None
+    truncate_prompt_tokens: Annotated[int | None, at_least(-1)] = None
     user: str | None = None
 
 

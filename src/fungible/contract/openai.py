@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from fungible.contract.ranges import MOST_TOKENS, check_ranges, within
 from fungible.errors import RequestError
 
 _Fields = TypeVar("_Fields")
@@ -34,6 +35,8 @@ class ChatMessage(msgspec.Struct, kw_only=True):
         return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
 
 
+# The OpenAI API's own limit of `n`.
+MOST_ANSWERS = 128
 NOT_EMPTY = msgspec.Meta(extra_json_schema={"minItems": 1})  # said here, checked by name below
 
 
@@ -44,15 +47,15 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     messages: Annotated[list[ChatMessage], NOT_EMPTY]
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_tokens: Annotated[int | None, within(1, MOST_TOKENS)] = None
+    max_completion_tokens: Annotated[int | None, within(1, MOST_TOKENS)] = None
+    temperature: Annotated[float | None, within(0.0, 2.0)] = None
+    top_p: Annotated[float | None, within(0.0, 1.0)] = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    n: int | None = 1
+    n: Annotated[int | None, within(1, MOST_ANSWERS)] = 1
     logprobs: bool | None = False
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int | None, within(0, 20)] = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 
@@ -94,36 +97,18 @@ def _field_at_fault(text: str) -> str | None:
     return ".".join(filter(None, (path, missing and missing[1]))) or None
 
 
-def parse_chat(body: bytes, *, most_answers: int = 1) -> tuple[ChatRequest, dict[str, Any]]:
+def parse_chat(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
     """The checked request and the whole body as a dictionary.
-
-    Args:
-        body: As it came.
-        most_answers: Largest `n` that the caller serves.
 
     Raises:
         RequestError: The body is not JSON, or a field has the wrong type; names the field.
     """
     raw = decode_body(body)
     request = read_fields(raw, ChatRequest)
-    _check_ranges(request, most_answers)
-    return request, raw
-
-
-def _check_ranges(request: ChatRequest, most_answers: int) -> None:
     if not request.messages:
         raise RequestError("messages must not be empty", param="messages")
-    ranges: list[tuple[str, float | None, float, float]] = [
-        ("temperature", request.temperature, 0.0, 2.0),
-        ("top_p", request.top_p, 0.0, 1.0),
-        ("max_tokens", request.max_tokens, 1, 1 << 20),
-        ("max_completion_tokens", request.max_completion_tokens, 1, 1 << 20),
-        ("top_logprobs", request.top_logprobs, 0, 20),
-        ("n", request.n, 1, most_answers),
-    ]
-    for name, value, low, high in ranges:
-        if value is not None and not low <= value <= high:
-            raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+    check_ranges(request)
+    return request, raw
 
 
 class FunctionDelta(msgspec.Struct, kw_only=True, omit_defaults=True):

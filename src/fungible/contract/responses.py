@@ -4,11 +4,12 @@ Requests stay dictionaries on their way to a backend, so fields that we do not k
 through; `ResponsesRequest` only checks and reads the fields that we act on.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from fungible.contract.openai import decode_body, read_fields
+from fungible.contract.ranges import MOST_TOKENS, check_ranges, within
 from fungible.errors import RequestError
 
 
@@ -23,10 +24,10 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     stream: bool | None = False
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = None
+    max_output_tokens: Annotated[int | None, within(1, MOST_TOKENS)] = None
+    temperature: Annotated[float | None, within(0, 2)] = None
+    top_p: Annotated[float | None, within(0, 1)] = None
+    top_logprobs: Annotated[int | None, within(0, 20)] = None
     parallel_tool_calls: bool | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -104,12 +105,5 @@ def parse_responses(body: bytes) -> tuple[ResponsesRequest, dict[str, Any]]:
     request = read_fields(raw, ResponsesRequest)
     if not request.input:
         raise RequestError("input must not be empty", param="input")
-    for name, value, low, high in (
-        ("temperature", request.temperature, 0, 2),
-        ("top_p", request.top_p, 0, 1),
-        ("max_output_tokens", request.max_output_tokens, 1, 1 << 20),
-        ("top_logprobs", request.top_logprobs, 0, 20),
-    ):
-        if value is not None and not low <= value <= high:
-            raise RequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+    check_ranges(request)
     return request, raw

@@ -10,8 +10,6 @@ from fungible.engine.generation import CANCELLED, Generation, GenerationRequest,
 from fungible.engine.scheduler import Scheduler
 from fungible.errors import FungibleError
 
-MOST_ANSWERS = 128  # to one request, as at OpenAI
-
 
 def repeated(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     """The same request `count` times; a seed grows by one from answer to answer."""

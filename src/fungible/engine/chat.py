@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fungible.contract.openai import ChatRequest, parse_chat
-from fungible.engine.answers import MOST_ANSWERS, AnswerGroup, repeated
+from fungible.engine.answers import AnswerGroup, repeated
 from fungible.engine.chat_request import AnswerForm, ToolUse, check_supported, form_from
 from fungible.engine.chat_stream import ChatAnswer
 from fungible.engine.exchange import cancel_when_gone, read_body, request_id_of, send_stream
@@ -43,7 +43,7 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         body = await read_body(Request(scope, receive))
-        chat, raw = parse_chat(body, most_answers=MOST_ANSWERS)
+        chat, raw = parse_chat(body)
         plan = await self._plan(chat, raw, request_id_of(scope))
         group = AnswerGroup(self._scheduler, plan.requests, per_prompt=len(plan.requests))
         watcher = asyncio.create_task(cancel_when_gone(receive, group))

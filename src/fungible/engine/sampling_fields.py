@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fungible.contract.openai import read_fields
-from fungible.engine.answers import MOST_ANSWERS
+from fungible.contract.openai import MOST_ANSWERS, read_fields
 from fungible.engine.sampler import SamplingParams
 from fungible.errors import RequestError
 

@@ -104,10 +104,10 @@ class Call:
         """Send a whole answer of JSON."""
         await self.respond(status, [JSON_TYPE], msgspec.json.encode(value))
 
-    async def fail(self, error: FungibleError) -> None:
-        """Say what went wrong, in the endpoint's format."""
+    async def fail(self, error: FungibleError, number: int = 0) -> None:
+        """Say what went wrong, in the endpoint's format; `number` is that of a stream's event."""
         if self.started:
-            body = self.format.error_event(error)
+            body = self.format.error_event(error, number)
             await self.send({"type": "http.response.body", "body": body})
             return
         headers: HeaderList = [JSON_TYPE]

@@ -126,7 +126,7 @@ class Inference:
             else:
                 await self._pull(call, answer, client)
         except FungibleError as error:
-            await call.fail(error)
+            await call.fail(error, answer.number)
 
     async def _push(self, call: Call, answer: Dispatched, sink: Sink) -> None:
         try:

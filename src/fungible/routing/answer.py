@@ -56,6 +56,11 @@ class Dispatched:
         self._recorder = recorder
         recorder.under_way.add(self)
 
+    @property
+    def number(self) -> int:
+        """Of the next event, where the stream's format numbers its events; else 0."""
+        return self._attempt.number
+
     async def pull(self) -> bytes:
         """The next piece of the body: events of a stream, or the whole. Empty after the end.
 

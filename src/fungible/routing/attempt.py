@@ -90,6 +90,7 @@ class Attempt:
         self._hide_usage = False
         self._slot_of: str | None = None
         self._witness: Witness | None = None
+        self._withheld_at: int | None = None
 
     async def open(self) -> None:
         """Send, and read as far as the first token (the whole body if it is not streamed).
@@ -189,6 +190,13 @@ class Attempt:
             if self.seen.begun or self.done:
                 return
         raise StreamBrokenError(f"{self.place.name} ended its stream before it began")
+
+    @property
+    def number(self) -> int:
+        """Of the next event that the client would get; 0 where its format numbers none."""
+        if self._withheld_at is not None:
+            return self._withheld_at
+        return self.seen.number if self._bridge is None else self._bridge.number
 
     async def more(self) -> bytes:
         """The next events of a stream that the client may see; sets `done` at its end.
@@ -294,6 +302,8 @@ class Attempt:
             unchanged = False
             if bridge is None and seen is Seen.HIDE and self._hide_usage:
                 continue
+            if seen is Seen.END:
+                self._withheld_at = self.number
             out = frame if bridge is None else bridge.event(frame)
             if seen is Seen.END:
                 self.done = True

@@ -23,6 +23,11 @@ class Bridge(Protocol):
     endpoint: Endpoint
     dropped: tuple[str, ...]
 
+    @property
+    def number(self) -> int:
+        """Of the next event for the client; 0 where its format numbers none."""
+        ...
+
     def request(self, body: dict[str, Any]) -> dict[str, Any]:
         """The client's body in the backend's format.
 

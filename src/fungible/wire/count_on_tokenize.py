@@ -13,6 +13,7 @@ class CountOnTokenize:
     """One attempt. What is counted is the prompt as the model's own chat template renders it."""
 
     endpoint: Endpoint = "tokenize"
+    number = 0
 
     def __init__(self, request: InferenceRequest) -> None:
         self._model = request.model

@@ -25,9 +25,6 @@ from fungible.wire.messages import (
 from fungible.wire.observer import Observer
 from fungible.wire.responses import ResponseObserver, responses_error_event
 
-# OpenAI's own limit of `n`.
-MOST_ANSWERS = 128
-
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the edge has to know of a request's body.
@@ -48,7 +45,7 @@ class WireFormat(msgspec.Struct, frozen=True, kw_only=True):
         read: A request's body, checked; `RequestError` names the field at fault.
         observer: Reads its answers.
         error_body: An error as this format says it, for a whole answer.
-        error_event: The same as the event that ends a broken stream.
+        error_event: The same as the event that ends a broken stream, with its number.
         last: Name of the event that ends a stream; empty where nothing is streamed.
         asks_usage: Whether a stream reports usage only where `stream_options` asks for it.
     """
@@ -57,18 +54,19 @@ class WireFormat(msgspec.Struct, frozen=True, kw_only=True):
     read: Callable[[bytes], Asked]
     observer: Callable[[], Observer]
     error_body: Callable[[FungibleError], dict[str, Any]]
-    error_event: Callable[[FungibleError], bytes]
+    error_event: Callable[[FungibleError, int], bytes]
     last: str = ""
     asks_usage: bool = False
 
 
-def openai_error_event(error: FungibleError) -> bytes:
-    """An OpenAI error body as one event; no `[DONE]` follows it."""
+def openai_error_event(error: FungibleError, number: int = 0) -> bytes:
+    """An OpenAI error body as one event; no `[DONE]` follows it. Its events have no numbers."""
+    del number
     return encode_frame(msgspec.json.encode(error.to_openai()))
 
 
 def _read_chat(body: bytes) -> Asked:
-    request, raw = parse_chat(body, most_answers=MOST_ANSWERS)
+    request, raw = parse_chat(body)
     return Asked(model=request.model, stream=bool(request.stream), body=raw)
 
 

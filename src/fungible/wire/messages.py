@@ -180,6 +180,10 @@ def anthropic_error(error: FungibleError) -> dict[str, Any]:
     return {"type": "error", "error": detail}
 
 
-def anthropic_error_event(error: FungibleError) -> bytes:
-    """The same as the event that ends a broken stream; no `message_stop` follows it."""
+def anthropic_error_event(error: FungibleError, number: int = 0) -> bytes:
+    """The same as the event that ends a broken stream; no `message_stop` follows it.
+
+    Events of this format have no numbers.
+    """
+    del number
     return encode_event("error", msgspec.json.encode(anthropic_error(error)))

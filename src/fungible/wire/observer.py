@@ -33,6 +33,7 @@ class Observer:
         chars: Length of the answer's text so far.
         pieces: How many pieces that text came in: about its tokens, in a stream.
         begun: Whether there is anything to show to a client.
+        number: The number of the next event, where a format numbers its events.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class Observer:
         self.chars = 0
         self.pieces = 0
         self.begun = False
+        self.number = 0
         self._hash = hashlib.sha256()
 
     def event(self, frame: bytes) -> Seen:

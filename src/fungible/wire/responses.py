@@ -42,6 +42,7 @@ class _Event(msgspec.Struct):
     response: _Response | None = None
     message: Any = None
     error: Any = None
+    sequence_number: Any = None
 
 
 _SAID = frozenset(
@@ -88,6 +89,8 @@ class ResponseObserver(Observer):
             "response.reasoning_summary_text.delta",
         ):
             self.begun = True
+        if isinstance(event.sequence_number, int):
+            self.number = event.sequence_number + 1
         self.stamp()
         return Seen.SHOW
 
@@ -131,8 +134,11 @@ class ResponseObserver(Observer):
             self.usage = usage
 
 
-def responses_error_event(error: FungibleError) -> bytes:
-    """An error as the event that ends a broken stream; no `response.completed` follows it."""
+def responses_error_event(error: FungibleError, number: int = 0) -> bytes:
+    """An error as the event that ends a broken stream; no `response.completed` follows it.
+
+    `number` is that of the next event, as the client counts them.
+    """
     said = error.to_openai()["error"]
     # `error` beside the documented fields: the openai client raises only where it finds that.
     body = {
@@ -140,7 +146,7 @@ def responses_error_event(error: FungibleError) -> bytes:
         "code": said["code"],
         "message": said["message"],
         "param": said["param"],
-        "sequence_number": 0,
+        "sequence_number": number,
         "error": said,
     }
     return encode_event("error", msgspec.json.encode(body))

@@ -22,6 +22,11 @@ class ResponsesOnMessages:
         between = {"stream_options": {"include_usage": True}}
         self._inner = ChatOnMessages(msgspec.structs.replace(request, body=between))
 
+    @property
+    def number(self) -> int:
+        """Of the next event."""
+        return self._outer.number
+
     def request(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body for the backend."""
         asked = self._inner.request(self._outer.request(body))

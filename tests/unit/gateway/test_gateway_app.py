@@ -266,3 +266,24 @@ async def test_a_full_disk_withholds_the_answer(serving: Make, stream: bool) -> 
     assert b"[DONE]" not in body
     assert b"disk_full" in body
     assert answer.status == (200 if stream else 507)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_the_events_of_a_response_are_numbered_to_the_error_that_ends_it(
+    serving: Make, full: bool
+) -> None:
+    options = {"text": "one two three"} if full else {"text": "one two three", "cut_after": 2}
+    backend = {"a": BackendSettings(kind="null", options=options)}
+    async with serving(backend=backend, route=ROUTES) as gateway:
+        if full:
+            gateway.spool.folder.rmdir()
+            gateway.spool.folder.touch()
+        asked = {"model": "m", "input": "hi", "stream": True}
+        answer = await gateway.call(asked, path="/v1/responses").done()
+        if full:
+            gateway.spool.folder.unlink()
+    events = answer.events()
+    assert events[-1]["type"] == "error"
+    assert events[-1]["code"] == ("disk_full" if full else "stream_broken")
+    assert len(events) > 3
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))

@@ -22,7 +22,10 @@ TEXT = {"type": "response.output_text.delta", "delta": "Grüße"}
 
 def end(kind: str, **fields: Any) -> bytes:
     status = kind.removeprefix("response.")
-    return typed({"type": kind, "response": {"status": status, "usage": USAGE} | fields})
+    number = (
+        {"sequence_number": fields.pop("sequence_number")} if "sequence_number" in fields else {}
+    )
+    return typed({"type": kind, "response": {"status": status, "usage": USAGE} | fields} | number)
 
 
 def counts(seen: ResponseObserver) -> tuple[int | None, ...]:
@@ -115,3 +118,26 @@ def test_an_answer_that_is_none(body: bytes) -> None:
 def test_an_error_event_has_the_documented_fields() -> None:
     (body,) = bodies(responses_error_event(StreamBrokenError("cut")))
     assert (body["type"], body["code"], body["message"]) == ("error", "stream_broken", "cut")
+
+
+def test_an_error_continues_the_numbering_that_was_shown() -> None:
+    seen = ResponseObserver()
+    assert seen.number == 0
+    for number in (0, 1, 2):
+        seen.event(typed(TEXT | {"sequence_number": number}))
+    seen.event(b": ping\n\n")
+    assert seen.number == 3
+    # The end is withheld until its row is written, so it has not been shown yet.
+    seen.event(end("response.completed", sequence_number=3))
+    assert seen.number == 3
+    (body,) = bodies(responses_error_event(StreamBrokenError("cut"), seen.number))
+    assert body["sequence_number"] == 3
+    assert bodies(responses_error_event(StreamBrokenError("cut")))[0]["sequence_number"] == 0
+
+
+def test_a_hidden_error_of_the_backend_has_no_number_for_the_client() -> None:
+    seen = ResponseObserver()
+    seen.event(typed(TEXT | {"sequence_number": 7}))
+    with pytest.raises(StreamBrokenError):
+        seen.event(typed({"type": "error", "message": "x", "sequence_number": 8}))
+    assert seen.number == 8

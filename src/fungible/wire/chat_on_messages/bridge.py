@@ -46,6 +46,7 @@ class ChatOnMessages:
     """One attempt."""
 
     endpoint: Endpoint = "messages"
+    number = 0
 
     def __init__(self, request: InferenceRequest) -> None:
         self._request = request

@@ -23,6 +23,7 @@ class MessagesOnChat:
     """One attempt. A stream's blocks follow one another: each is closed before the next opens."""
 
     endpoint: Endpoint = "chat/completions"
+    number = 0
 
     def __init__(self, request: InferenceRequest) -> None:
         body = request.body

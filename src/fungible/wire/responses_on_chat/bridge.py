@@ -27,6 +27,11 @@ class ResponsesOnChat:
         self._finish = "stop"
         self._usage: object = None
 
+    @property
+    def number(self) -> int:
+        """Of the next event."""
+        return self._stream.sequence
+
     def request(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body for the backend."""
         asked = chat_request(body, dropping := Dropping())

@@ -38,6 +38,9 @@ class ResponseStream:
     Args:
         asked: The client's request, of which a response repeats some fields.
         model: The name that the client asked for.
+
+    Attributes:
+        sequence: The number of the next event.
     """
 
     def __init__(self, asked: dict[str, Any], model: str) -> None:
@@ -59,7 +62,7 @@ class ResponseStream:
         self._output: list[Item] = []
         self._open: OpenItem | None = None
         self._events: list[bytes] = []
-        self._sequence = 0
+        self.sequence = 0
         self._begun = False
 
     def take(self) -> bytes:
@@ -127,8 +130,8 @@ class ResponseStream:
         return self._head | blank | {"status": status, "output": list(self._output)} | fields
 
     def _send(self, kind: str, **fields: Any) -> None:  # noqa: ANN401  # parts of JSON
-        body = {"type": kind, "sequence_number": self._sequence, **fields}
-        self._sequence += 1
+        body = {"type": kind, "sequence_number": self.sequence, **fields}
+        self.sequence += 1
         self._events.append(encode_event(kind, msgspec.json.encode(body)))
 
     def _item(self, kind: str, **call: str) -> OpenItem:
