@@ -1,0 +1,200 @@
+"""What the month's contracts, clouds and issuers sent: prices, rates, machines, invoices."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from fungible.world.calls import BY_NAME, DAY_NS, DAYS, SECOND_NS, START_NS, Call
+from fungible.world.truth import (
+    FLEET_HOUR,
+    RATES,
+    banking_days,
+    day_of,
+    euro_in_dollars,
+    parts_of,
+)
+
+PRICE_COLUMNS = (
+    "key",
+    "unit",
+    "leaf",
+    "price",
+    "currency",
+    "valid_from",
+    "valid_to",
+    "issuer",
+    "sku",
+    "tier",
+    "contract",
+    "note",
+)
+INVOICE_COLUMNS = (
+    "InvoiceIssuerName",
+    "InvoiceId",
+    "InvoiceDetailId",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargePeriodStart",
+    "ChargePeriodEnd",
+    "SkuId",
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "BilledCost",
+    "BillingCurrency",
+    "CommitmentDiscountId",
+)
+COMMITMENT_HOURS = 2 * 24 * DAYS  # two accelerators reserved, one used
+
+
+def price_rows() -> list[list[str]]:
+    """The contract's spreadsheet, with a header."""
+    rows = [list(PRICE_COLUMNS)]
+    for rate in RATES:
+        row = {
+            "key": rate.service,
+            "unit": "1M_tokens",
+            "leaf": rate.leaf,
+            "price": f"{rate.price:f}",
+            "currency": rate.currency,
+            "valid_from": _moment(rate.from_ns),
+            "valid_to": _moment(rate.to_ns),
+            "issuer": BY_NAME[rate.service].issuer,
+            "sku": rate.sku,
+            "tier": rate.tier,
+            "contract": f"{rate.service}-2026",
+            "note": "simulated",
+        }
+        rows.append([row[column] for column in PRICE_COLUMNS])
+    fleet = {"key": "fleet", "unit": "hour", "price": f"{FLEET_HOUR:f}", "currency": "USD"}
+    fleet |= {"issuer": "own-fleet", "sku": "accelerator-hour", "note": "simulated"}
+    rows.append([fleet.get(column, "") for column in PRICE_COLUMNS])
+    return rows
+
+
+def rate_rows() -> list[list[str]]:
+    """Exchange rates of banking days, with a header."""
+    days = [[day.isoformat(), "EUR", "USD", f"{euro_in_dollars(day):f}"] for day in banking_days()]
+    return [["day", "base", "quote", "rate"], *days]
+
+
+def machines() -> dict[str, Any]:
+    """The fleet as EC2's DescribeInstances shows it at the month's end."""
+    service = BY_NAME["fleet"]
+    instance = {
+        "InstanceId": "i-0f1ee70000000001a",
+        "InstanceType": "p5.4xlarge",
+        "PrivateIpAddress": service.server.partition(":")[0],
+        "PrivateDnsName": "ip-10-20-0-11.ec2.internal",
+        "LaunchTime": _moment(START_NS),
+        "State": {"Code": 16, "Name": "running"},
+        "Placement": {"AvailabilityZone": "us-east-1a"},
+        "Tags": [{"Key": "fungible.dev/backend", "Value": service.name}],
+    }
+    return {"Reservations": [{"ReservationId": "r-1", "Instances": [instance]}]}
+
+
+def invoice_rows(made: Iterable[Call]) -> dict[str, list[list[str]]]:
+    """Invoices by file name, as FOCUS 1.2 rows with a header.
+
+    Each bills what its issuer counted, calls that we know nothing of included; beside that a
+    credit, a tax, a purchase that is half used, and one day that is billed late.
+    """
+    usage: defaultdict[tuple[str, str, str, str], list[Decimal]] = defaultdict(list)
+    for call in made:
+        issuer = BY_NAME[call.service].issuer
+        for part in parts_of(call):
+            day = day_of(call.started_ns).isoformat()
+            usage[issuer, day, part.sku, part.currency].append(part.amount)
+    files: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for number, ((issuer, day, sku, currency), amounts) in enumerate(sorted(usage.items())):
+        late = issuer == "openai" and day.endswith("-31")
+        name = f"{issuer}-{'2026-11' if late else '2026-10'}.csv"
+        files[name].append(
+            _usage_row(issuer, day, sku, currency, sum(amounts, Decimal(0)))
+            | {"InvoiceId": name.removesuffix(".csv"), "InvoiceDetailId": str(number)}
+        )
+    for name, rows in files.items():
+        rows.extend(_extras(name))
+    files["own-fleet-2026-10.csv"] = _fleet_rows()
+    return {
+        name: [
+            list(INVOICE_COLUMNS),
+            *([row.get(column, "") for column in INVOICE_COLUMNS] for row in rows),
+        ]
+        for name, rows in files.items()
+    }
+
+
+def _usage_row(issuer: str, day: str, sku: str, currency: str, billed: Decimal) -> dict[str, str]:
+    start = START_NS + (int(day[-2:]) - 1) * DAY_NS
+    return {
+        "InvoiceIssuerName": issuer,
+        "ChargeCategory": "Usage",
+        "ChargeDescription": f"{sku} (simulated)",
+        "ChargePeriodStart": _moment(start),
+        "ChargePeriodEnd": _moment(start + DAY_NS),
+        "SkuId": sku,
+        "ConsumedUnit": "tokens",
+        "BilledCost": f"{billed:f}",
+        "BillingCurrency": currency,
+    }
+
+
+def _extras(name: str) -> list[dict[str, str]]:
+    """A credit note and a tax on the first issuer's first invoice."""
+    if name != "openai-2026-10.csv":
+        return []
+    common = {
+        "InvoiceIssuerName": "openai",
+        "InvoiceId": "openai-2026-10",
+        "ChargePeriodStart": _moment(START_NS),
+        "ChargePeriodEnd": _moment(START_NS + DAYS * DAY_NS),
+        "BillingCurrency": "USD",
+    }
+    credit = {"ChargeCategory": "Credit", "BilledCost": "-5.00", "InvoiceDetailId": "credit-1"}
+    tax = {"ChargeCategory": "Tax", "BilledCost": "1.25", "InvoiceDetailId": "tax-1"}
+    return [common | credit, common | tax]
+
+
+def _fleet_rows() -> list[dict[str, str]]:
+    """Half of what is reserved is a machine that runs; the other half stands unused."""
+    common = {
+        "InvoiceIssuerName": "own-fleet",
+        "InvoiceId": "own-fleet-2026-10",
+        "ChargeClass": "",
+        "SkuId": "accelerator-hour",
+        "ConsumedUnit": "Hours",
+        "BillingCurrency": "USD",
+        "CommitmentDiscountId": "reservation-1",
+    }
+    days = [
+        common
+        | {
+            "InvoiceDetailId": f"day-{day}",
+            "ChargeCategory": "Usage",
+            "ChargePeriodStart": _moment(START_NS + day * DAY_NS),
+            "ChargePeriodEnd": _moment(START_NS + (day + 1) * DAY_NS),
+            "ConsumedQuantity": "24",
+            "BilledCost": f"{FLEET_HOUR * 24:f}",
+        }
+        for day in range(DAYS)
+    ]
+    purchase = common | {
+        "InvoiceDetailId": "purchase",
+        "ChargeCategory": "Purchase",
+        "ChargeDescription": "two accelerators for a month (simulated)",
+        "ChargePeriodStart": _moment(START_NS),
+        "ChargePeriodEnd": _moment(START_NS + DAYS * DAY_NS),
+        "ConsumedQuantity": str(COMMITMENT_HOURS),
+        "BilledCost": "0",
+    }
+    return [*days, purchase]
+
+
+def _moment(at_ns: int) -> str:
+    if not at_ns:
+        return ""
+    return f"{datetime.fromtimestamp(at_ns // SECOND_NS, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"
