@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses."""
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,17 @@ hypothesis.settings.register_profile("fungible", deadline=None)
 hypothesis.settings.load_profile("fungible")
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+MOST_WORKERS = 4
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker per core for a run of everything; what somebody picked runs in this process."""
+    picked = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if picked or config.option.markexpr or config.option.keyword:
+        return 0
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

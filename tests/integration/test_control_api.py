@@ -36,7 +36,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 def test_health_says_what_runs(api: Api) -> None:
     status, body = ask(api.url, "GET", "/health")
     assert (status, body["status"], body["route_version"]) == (200, "ok", 0)
-    assert body["loops"].keys() == {"ship", "reprice", "migrate"}
+    assert body["loops"].keys() == {"ship", "reprice", "migrate", "steps"}
     address = json.loads((api.home / "run" / "control.json").read_text())
     assert (address["url"], address["pid"]) == (api.url, body["pid"])
 
