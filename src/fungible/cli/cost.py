@@ -17,9 +17,9 @@ from fungible.config import DEFAULT_HOME, Config, load_config
 from fungible.contract.inference import Kind
 from fungible.errors import ConfigError, InputError
 from fungible.ledger.access import Access, open_access
-from fungible.ledger.explain import Explanation, explain
+from fungible.ledger.explain import ExplainedAttempt, Explanation, explain
 from fungible.ledger.prices import load_book
-from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, cost_report
+from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, IdleRow, cost_report
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -169,7 +169,7 @@ def _print_report(shown: CostReport) -> None:
     rows = [_report_row(row) for row in shown.rows]
     blanks = [""] * 4
     rows += [
-        [f"idle: {row.backend}", *blanks, money(row.cost), "", f"{row.hours:.3f} h", "", "", ""]
+        [_idle_name(row), *blanks, money(row.cost), "", f"{row.hours:.3f} h", "", "", ""]
         for row in shown.idle
     ]
     rows.append(["total", *blanks, money(shown.total), "", "", "", "", str(shown.unpriced)])
@@ -180,6 +180,12 @@ def _print_report(shown: CostReport) -> None:
             " explain`)",
             err=True,
         )
+
+
+def _idle_name(row: IdleRow) -> str:
+    if row.kind == "unattributed":
+        return f"unattributed: {row.backend}"
+    return f"idle: {row.backend}, {row.kind} ({row.owner})"
 
 
 def _report_row(row: CostRow) -> list[str]:
@@ -221,13 +227,41 @@ def _print_explanation(why: Explanation) -> None:
                 plain(line.amount),
                 line.currency,
                 line.basis,
+                line.rule,
                 lease,
                 line.price_source,
+                f"fit {line.fit}" if line.fit else "",
                 state,
             ]
-            click.echo(f"    {'  '.join(map(str, parts))}".rstrip())
+            click.echo(f"    {'  '.join(str(part) for part in parts if part != '')}")
+        _print_steps(attempt)
         for price in attempt.prices:
             per = f"{price.unit} {price.leaf}".strip()
             click.echo(f"  price {price.where}: {price.price} {price.currency} per {per}")
         click.echo(f"  rule: {attempt.rule}")
     click.echo(f"request {why.request_id}: {cell(why.cost)}, unpriced attempts: {why.unpriced}")
+
+
+def _print_steps(attempt: ExplainedAttempt) -> None:
+    if (steps := attempt.steps) is not None:
+        click.echo(
+            f"  steps: {steps.steps} of {steps.seconds:.6f} s together, {steps.share_seconds:.6f} s"
+            f" of it this attempt's (prefill {steps.prefill}, decode {steps.decode}, kv {steps.kv})"
+        )
+        for one in steps.fits:
+            fit = one.fit
+            click.echo(
+                f"  fit of {one.run}: {_us(fit.step_fs)} µs a step, {_us(fit.prefill_fs)} a prompt"
+                f" token, {_us(fit.decode_fs)} a decoded one, {_us(fit.kv_fs)} a token of kv;"
+                f" R² {fit.r2:.3f} over {fit.samples} steps"
+                f"{'' if one.accepted else ', too low to be used'}"
+            )
+    if (credit := attempt.cache_credit) is not None:
+        click.echo(
+            f"  cache: {credit.tokens} tokens were read and not run, which spared"
+            f" {credit.seconds:.6f} s ({credit.source})"
+        )
+
+
+def _us(femtoseconds: int) -> str:
+    return f"{femtoseconds / 1e9:.4g}"

@@ -78,6 +78,10 @@ def _check_backend(where: str, backend: BackendSettings) -> None:
             raise ConfigError(f"{where}.engine: {error.message}", hint=error.hint) from error
     elif backend.kind == "openai_http" and not re.match(r"https?://", backend.url):
         raise ConfigError(f"{where}.url must be http:// or https://, or give it an engine")
+    if not 0.0 < backend.reserved_share <= 1.0:
+        raise ConfigError(f"{where}.reserved_share must be above 0 and at most 1")
+    if not 0.0 <= backend.headroom < 1.0:
+        raise ConfigError(f"{where}.headroom must be at least 0 and below 1")
     if backend.max_concurrency < 1:
         raise ConfigError(f"{where}.max_concurrency must be at least 1")
     if backend.max_queue < 0:

@@ -94,6 +94,8 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         api_key_env: Environment variable that holds the upstream's key.
         accelerator: What it runs on, such as `cpu-x86`, `nvidia-h100`, `aws-trainium2`.
         price: Key of the price sheet; empty means the backend's own name.
+        reserved_by: The owner that reserved `reserved_share` of it, and answers for it unused.
+        headroom: Share of it that is kept free on purpose.
         max_concurrency: Attempts at once; more wait in line, at most `max_queue` of them.
         queue_timeout_s: Longest wait in line.
         options: Settings of the adapter itself.
@@ -106,6 +108,9 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     accelerator: str = ""
     region: str = ""
     price: str = ""
+    reserved_by: str = ""
+    reserved_share: float = 1.0
+    headroom: float = 0.0
     max_concurrency: int = 64
     max_queue: int = 1024
     queue_timeout_s: float = 30.0

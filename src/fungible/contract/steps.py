@@ -2,6 +2,9 @@
 
 import msgspec
 
+# No step is longer, so what touches a moment is found without looking at all before it.
+LONGEST_STEP_NS = 3600 * 1_000_000_000
+
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
     """One engine step. `requests` are places in the batch's `ids`; the lists after it are parallel.

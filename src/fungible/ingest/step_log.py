@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from fungible.contract.steps import Step, StepsEvent
+from fungible.contract.steps import LONGEST_STEP_NS, Step, StepsEvent
 from fungible.errors import DiskError, InputError
 
 log = logging.getLogger(__name__)
@@ -98,15 +98,16 @@ class StepReader:
             return
         shares = line.requests
         counts = [count for one in shares for count in (one.prefill, one.decode, one.kv)]
-        epoch = self.mark.epoch_ns
-        if line.start is None or line.seconds < 0 or epoch is None or min(counts, default=0) < 0:
+        epoch, took = self.mark.epoch_ns, _ns(line.seconds)
+        fine = 0 <= took <= LONGEST_STEP_NS and min(counts, default=0) >= 0
+        if line.start is None or epoch is None or not fine:
             self.rejected += 1
             return
         self._batch.append(
             Step(
                 line.step,
                 epoch + _ns(line.start),
-                _ns(line.seconds),
+                took,
                 [self._ids.setdefault(one.id, len(self._ids)) for one in shares],
                 [one.prefill for one in shares],
                 [one.decode for one in shares],

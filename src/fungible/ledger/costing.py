@@ -13,9 +13,10 @@ twice. An hour's price is billed for the whole lease and shared like this:
    idle never moves a digit of an attempt's share.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from fractions import Fraction
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ UNITS = 10**SCALE
 WINDOW_NS = 60 * 1_000_000_000
 HOUR_NS = 3600 * 1_000_000_000
 _EXACT = Context(prec=76)
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,13 @@ def _cumulated(rate: int, elapsed_ns: int) -> int:
     return (2 * rate * elapsed_ns + HOUR_NS) // (2 * HOUR_NS)
 
 
+def touches(window: Window, busy: Busy) -> bool:
+    """Whether an attempt is in a window; one that took no time is where it began."""
+    return busy.started_ns < window.end_ns and (
+        busy.ended_ns > window.start_ns or busy.started_ns >= window.start_ns
+    )
+
+
 def share(window: Window, attempts: Iterable[Busy]) -> Shares:
     """Share a window among the attempts that touch it; the order does not matter.
 
@@ -142,28 +151,30 @@ def share(window: Window, attempts: Iterable[Busy]) -> Shares:
     inside = {
         busy.attempt_id: (max(busy.started_ns, window.start_ns), min(busy.ended_ns, window.end_ns))
         for busy in attempts
-        if busy.started_ns < window.end_ns
-        and (busy.ended_ns > window.start_ns or busy.started_ns >= window.start_ns)
+        if touches(window, busy)
     }
-    held, busy_ns = _held_ns(inside)
+    held, busy_ns = held_ns(inside)
     rate = units_of(window.price.price)
     busy_units = min((2 * rate * busy_ns + HOUR_NS) // (2 * HOUR_NS), window.units)
     exact = {name: time * rate / HOUR_NS for name, time in held.items()}
     return Shares(attempts=_largest_remainder(busy_units, exact), idle=window.units - busy_units)
 
 
-def _held_ns(inside: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Fraction], int]:
-    """Each attempt's part of the time, and the time that had any attempt, in ns.
+def held_ns(
+    inside: Mapping[_Name, tuple[int, int]],
+) -> tuple[dict[_Name, Fraction], int]:
+    """What each interval has of the time, in ns, and the time that any had.
 
-    `reading` is the integral of 1/(attempts active); an attempt holds what it grew by.
+    Each instant is shared equally by the intervals `[start, end)` that hold it. `reading` is the
+    integral of 1/(intervals open); an interval holds what it grew by.
     """
-    edges: dict[int, list[tuple[bool, str]]] = {}
+    edges: dict[int, list[tuple[bool, _Name]]] = {}
     for name, (start, end) in inside.items():
         if start < end:
             edges.setdefault(start, []).append((True, name))
             edges.setdefault(end, []).append((False, name))
     held = dict.fromkeys(inside, Fraction(0))
-    opened: dict[str, Fraction] = {}
+    opened: dict[_Name, Fraction] = {}
     reading, busy_ns, before = Fraction(0), 0, 0
     for at in sorted(edges):
         if opened:
@@ -176,6 +187,23 @@ def _held_ns(inside: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Fraction]
             else:
                 held[name] = reading - opened.pop(name)
     return held, busy_ns
+
+
+def split(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to `weights` that add up to `total`, by largest remainder.
+
+    Equal weights without any that is above 0. Of equal remainders the first one is the larger.
+    """
+    whole = sum(weights)
+    if not whole:
+        weights, whole = [1] * len(weights), len(weights)
+    parts = [total * weight // whole for weight in weights]
+    missing = total - sum(parts)
+    if missing:
+        order = sorted(range(len(weights)), key=lambda at: -(total * weights[at] % whole))
+        for at in order[:missing]:
+            parts[at] += 1
+    return parts
 
 
 def _largest_remainder(total: int, exact: Mapping[str, Fraction]) -> dict[str, int]:

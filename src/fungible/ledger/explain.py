@@ -6,12 +6,32 @@ from typing import Any
 import msgspec
 
 from fungible.errors import InputError
+from fungible.ledger.explain_steps import (
+    CacheCredit,
+    ExplainedSteps,
+    cache_credit,
+    explain_steps,
+)
 from fungible.ledger.prices import LEAVES, PriceBook, PriceRow
 from fungible.ledger.queries import Queryable
 
 RULES = {
-    "contracted": "tokens of each leaf × price per million tokens at the attempt's start, exact",
-    "effective": (
+    "tokens": "tokens of each leaf × price per million tokens at the attempt's start, exact",
+    "steps": (
+        "each step of the engine is shared by its requests: their own prefill, decode and kv by"
+        " the fitted coefficients, and an equal share of the fixed part (its Shapley value), in"
+        " proportion to the time that the step took; attempts plus idle equal price × hours to"
+        " the last digit"
+    ),
+    "steps_equal": (
+        "each step of the engine is shared equally by its requests: its run has no fit that"
+        " explains enough; attempts plus idle equal price × hours to the last digit"
+    ),
+    "class": (
+        "the busy time of the window, in proportion to each attempt's tokens weighted by class:"
+        " no steps are known; attempts plus idle equal price × hours to the last digit"
+    ),
+    "time": (
         "each instant of the lease is shared equally by the attempts active then, per window of "
         "a minute; attempts plus idle equal price × hours to the last digit"
     ),
@@ -31,13 +51,19 @@ class ExplainedLine(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     basis: str
     price_source: str
+    rule: str
+    fit: str
     known_ns: int
     withdrawn: bool
     current: bool
 
 
 class ExplainedAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt: what it used, what is known of its cost, and by which rule."""
+    """One attempt: what it used, what is known of its cost, and by which rules.
+
+    `steps` is its part of the engine's steps where these decide, `cache_credit` what reading
+    from the prompt cache spared.
+    """
 
     attempt_id: str
     attempt_no: int
@@ -52,6 +78,8 @@ class ExplainedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[ExplainedLine]
     prices: list[PriceRow]
     rule: str
+    steps: ExplainedSteps | None = None
+    cache_credit: CacheCredit | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +112,9 @@ def explain(source: Queryable, book: PriceBook, request_id: str) -> Explanation:
         {"ids": [row["attempt_id"] for row in attempts]},
     ).dicts()
     explained = [
-        _attempt(row, [line for line in lines if line["attempt_id"] == row["attempt_id"]], book)
+        _attempt(
+            source, row, [one for one in lines if one["attempt_id"] == row["attempt_id"]], book
+        )
         for row in attempts
     ]
     costs = [attempt.cost for attempt in explained if attempt.cost is not None]
@@ -96,9 +126,18 @@ def explain(source: Queryable, book: PriceBook, request_id: str) -> Explanation:
     )
 
 
-def _attempt(row: dict[str, Any], lines: list[dict[str, Any]], book: PriceBook) -> ExplainedAttempt:
+def _attempt(
+    source: Queryable, row: dict[str, Any], lines: list[dict[str, Any]], book: PriceBook
+) -> ExplainedAttempt:
     newest = {(line["lease_id"], line["window_start_ns"]): line["known_ns"] for line in lines}
-    priced = row["cost"] is not None
+    current = [
+        line
+        for line in lines
+        if newest[line["lease_id"], line["window_start_ns"]] == line["known_ns"]
+        and not line["withdrawn"]
+    ]
+    rules = dict.fromkeys(line["rule"] for line in current)
+    steps = explain_steps(source, row, current)
     named = {where for line in lines for where in line["price_source"].split()}
     return ExplainedAttempt(
         attempt_id=row["attempt_id"],
@@ -113,7 +152,9 @@ def _attempt(row: dict[str, Any], lines: list[dict[str, Any]], book: PriceBook) 
         currency=row["currency"],
         lines=[_line(line, newest) for line in lines],
         prices=[price for price in book.of_backend(row["backend"]) if price.where in named],
-        rule=RULES[row["basis"] if priced else "unpriced"],
+        rule="; ".join(RULES[rule] for rule in rules or ("unpriced",)),
+        steps=steps,
+        cache_credit=cache_credit(source, row, steps, next(iter(rules), "")),
     )
 
 
@@ -126,6 +167,8 @@ def _line(line: dict[str, Any], newest: dict[tuple[str, int], int]) -> Explained
         currency=line["currency"],
         basis=line["basis"],
         price_source=line["price_source"],
+        rule=line["rule"],
+        fit=line["fit"],
         known_ns=line["known_ns"],
         withdrawn=bool(line["withdrawn"]),
         current=newest[key] == line["known_ns"],

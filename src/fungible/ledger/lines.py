@@ -11,8 +11,8 @@ from fungible.ledger.store import EVERYTHING, Store
 
 # attempt, lease (empty for tokens), start of the window (of the attempt for tokens)
 CostKey = tuple[str, str, int]
-# lease, start of the window
-IdleKey = tuple[str, int]
+# lease, start of the window, class, owner
+IdleKey = tuple[str, int, str, str]
 
 
 class Whose(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +31,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rule: How the amount came about: `tokens`, or how time was shared.
+        fit: By which fits of step costs, as run/samples.
         issuer: Who bills it, as the price says.
         parts: The amount by SKU, in units; they sum to `units`. Empty for time.
         source: Where the prices were written down.
@@ -42,6 +43,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
     basis: str = ""
     rule: str = ""
+    fit: str = ""
     issuer: str = ""
     parts: dict[str, int] = {}
     source: str = ""
@@ -83,13 +85,13 @@ def _known_costs(store: Store, where: str, params: Mapping[str, Any]) -> dict[Co
 def known_idle(store: Store, lease_id: str, start_ns: int, end_ns: int) -> dict[IdleKey, Line]:
     """The newest idle lines of windows that begin in `[start_ns, end_ns)`."""
     rows = store.query(
-        "SELECT lease_id, window_start_ns,"  # noqa: S608
+        "SELECT lease_id, window_start_ns, class, owner,"  # noqa: S608
         f" {_newest(_COLUMNS)}, argMax(window_end_ns, known_ns) FROM idle_lines"
-        f" WHERE {_RANGE} GROUP BY lease_id, window_start_ns",
+        f" WHERE {_RANGE} GROUP BY lease_id, window_start_ns, class, owner",
         {"lease": lease_id, "start": start_ns, "end": end_ns},
         max_rows=EVERYTHING,
     )
-    return {(row[0], row[1]): _line(row[2:]) for row in rows.rows}
+    return {(row[0], row[1], row[2], row[3]): _line(row[4:]) for row in rows.rows}
 
 
 def append_costs(
@@ -118,9 +120,8 @@ def append_idle(
     """The same for idle lines."""
     rows = []
     for key, line in _changes(lines, known).items():
-        lease_id, start = key
-        keys = {"lease_id": lease_id, "window_start_ns": start, "window_end_ns": line.end_ns}
-        rows.append(keys | _cells(line, known.get(key), now_ns))
+        keys = dict(zip(("lease_id", "window_start_ns", "class", "owner"), key, strict=True))
+        rows.append(keys | {"window_end_ns": line.end_ns} | _cells(line, known.get(key), now_ns))
     store.insert_rows("idle_lines", rows)
     return len(rows)
 
@@ -147,6 +148,7 @@ def _cost_cells(key: CostKey, line: Line, before: Line | None, now_ns: int) -> d
         "window_start_ns": start,
         "issuer": line.issuer,
         "rule": line.rule,
+        "fit": line.fit,
         "parts": {sku: f"{amount_of(units):f}" for sku, units in line.parts.items()},
         **msgspec.structs.asdict(line.whose),
         **_cells(line, before, now_ns),
@@ -169,7 +171,7 @@ def _cells(line: Line, before: Line | None, now_ns: int) -> dict[str, object]:
 
 
 _COLUMNS = ("backend", "amount", "currency", "basis", "price_source", "withdrawn")
-_COST_COLUMNS = (*_COLUMNS, "issuer", "rule", "parts", *Whose.__struct_fields__)
+_COST_COLUMNS = (*_COLUMNS, "issuer", "rule", "fit", "parts", *Whose.__struct_fields__)
 _RANGE = (
     "lease_id = {lease:String}"
     " AND window_start_ns >= {start:Int64} AND window_start_ns < {end:Int64}"
@@ -181,11 +183,12 @@ def _newest(columns: Sequence[str]) -> str:
 
 
 def _cost_line(cells: tuple[Any, ...]) -> Line:
-    issuer, rule, parts, *whose = cells[len(_COLUMNS) :]
+    issuer, rule, fit, parts, *whose = cells[len(_COLUMNS) :]
     return msgspec.structs.replace(
         _line((*cells[: len(_COLUMNS)], 0)),
         issuer=issuer,
         rule=rule,
+        fit=fit,
         parts={sku: units_of(Decimal(amount)) for sku, amount in parts.items()},
         whose=Whose(**dict(zip(Whose.__struct_fields__, whose, strict=True))),
     )

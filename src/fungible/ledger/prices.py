@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -69,16 +69,31 @@ class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.from_ns <= at_ns < self.to_ns
 
 
+class IdlePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Who reserved how much of a backend, and how much of it is kept free; shares of 0 to 1."""
+
+    reserved_by: str = ""
+    reserved_share: float = 1.0
+    headroom: float = 0.0
+
+
 class PriceBook:
     """All prices that we know, looked up by backend.
 
     Args:
         rows: Checked rows, see `load_prices`.
         keys: Backend -> price key, for backends whose key is not their own name.
+        idle: Backend -> who answers for its idle time, where that is not all the platform.
     """
 
-    def __init__(self, rows: tuple[PriceRow, ...] = (), keys: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        rows: tuple[PriceRow, ...] = (),
+        keys: Mapping[str, str] | None = None,
+        idle: Mapping[str, IdlePolicy] | None = None,
+    ):
         self.rows = rows
+        self.idle = dict(idle or {})
         self.keys = dict(keys or {})
         self._by_key: dict[str, list[PriceRow]] = defaultdict(list)
         for row in sorted(rows, key=lambda row: row.from_ns):
@@ -91,7 +106,10 @@ class PriceBook:
             (row.key, row.unit, row.leaf, str(row.price), row.currency, row.from_ns, row.to_ns)
             for row in self.rows
         ]
-        data = msgspec.json.encode([sorted(facts), sorted(self.keys.items())])
+        told: list[Any] = [sorted(facts), sorted(self.keys.items())]
+        if self.idle:
+            told.append(sorted(self.idle.items()))
+        data = msgspec.json.encode(told)
         return hashlib.sha256(data).hexdigest()[:16]
 
     def of_backend(self, backend: str) -> list[PriceRow]:
@@ -121,7 +139,16 @@ def load_book(config: Config) -> PriceBook:
         path = default
     keys = {name: backend.price for name, backend in config.backend.items() if backend.price}
     rows = load_prices(path).rows if path else ()
-    return PriceBook(rows, keys)
+    idle = {
+        name: IdlePolicy(
+            reserved_by=backend.reserved_by,
+            reserved_share=backend.reserved_share,
+            headroom=backend.headroom,
+        )
+        for name, backend in config.backend.items()
+        if backend.reserved_by or backend.headroom
+    }
+    return PriceBook(rows, keys, idle)
 
 
 def load_prices(path: Path) -> PriceBook:

@@ -2,30 +2,31 @@
 
 `reprice` is called every second by the process that owns the ledger. It looks only at what
 was ingested since the last call: attempts paid by the token get a line each; of leases paid
-by the hour it shares the windows that are new, still open, or touched by late attempts. A
-line is appended only where the answer differs from the newest one known, so a call that a
-crash cut short is made good by the next. When the price book itself changed, everything is
-looked at again.
+by the hour it shares the windows that are new, still open, or touched by late attempts, late
+engine steps or a new fit of what steps cost. A line is appended only where the answer differs
+from the newest one known, so a call that a crash cut short is made good by the next. When the
+price book itself changed, everything is looked at again.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from fungible.ledger.costing import WINDOW_NS, Busy, Lease, Window, share, token_parts, windows
-from fungible.ledger.lines import (
-    CostKey,
-    IdleKey,
-    Line,
-    Whose,
-    append_costs,
-    append_idle,
-    known_costs,
-    known_costs_of,
-    known_idle,
+from fungible.ledger.activity import (
+    Weights,
+    load_weights,
+    minutes_naming,
+    minutes_of_new_fits,
+    minutes_of_new_steps,
+    refit,
+    whose_of,
 )
+from fungible.ledger.costing import WINDOW_NS, Busy, Lease, token_parts
+from fungible.ledger.lease_pricing import HOUR_MINUTES, price_windows
+from fungible.ledger.lines import CostKey, Line, append_costs, known_costs, known_costs_of
 from fungible.ledger.prices import LEAVES, PriceBook
 from fungible.ledger.store import EVERYTHING, Store
 
@@ -45,14 +46,20 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     attempts_ns: int = 0
     leases_ns: int = 0
+    steps_ns: int = 0
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call looks at: rows ingested after these moments, or `anew` everything."""
+    """What one call looks at: rows ingested after these moments, or `anew` everything.
+
+    `known_ns` is the call's own moment, `last_ns` that of the last one that was finished.
+    """
 
     known_ns: int
+    last_ns: int = -1
     attempts_ns: int = -1
     leases_ns: int = -1
+    steps_ns: int = -1
     anew: bool = False
 
 
@@ -69,28 +76,107 @@ def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
     if not book.rows:
         return 0
     last = _progress(store)
+    weights = load_weights(store)
+    rules = _rules(book, weights)
     here = _present(store, last)
-    anew = here is None or last.book != book.digest
+    anew = here is None or last.book != rules
     if here is None or anew:
         here = _everything(store)
     elif here == last:
         return 0
     known = max(now_ns, last.known_ns + 2)  # one between is for lines that move
-    scope = Scope(known_ns=known, attempts_ns=last.attempts_ns, leases_ns=last.leases_ns)
+    scope = Scope(
+        known_ns=known,
+        last_ns=last.known_ns,
+        attempts_ns=last.attempts_ns,
+        leases_ns=last.leases_ns,
+        steps_ns=last.steps_ns,
+    )
     if anew:
         scope = Scope(known_ns=known, anew=True)
+    touched = _touched_by_steps(store, scope)
     appended, late = 0, defaultdict[str, list[Busy]](list)
     for rows in _attempts(store, scope):
         appended += _price_tokens(store, book, scope, rows)
         for row in rows:
             late[row["backend"]].append(_busy(row))
-    for lease, is_new in _leases(store, scope):
-        dirty = _dirty_minutes(store, lease, scope, is_new, late[lease.backend])
-        for span in _runs(dirty):
-            appended += _price_windows(store, book, scope, lease, span)
-    done = msgspec.structs.replace(here, known_ns=known, book=book.digest)
+    if not anew:
+        for backend, attempts in late.items():
+            touched[backend] |= minutes_naming(store, backend, attempts)
+    appended += _price_leases(store, book, scope, weights=weights, late=late, touched=touched)
+    done = msgspec.structs.replace(here, known_ns=known, book=rules)
     store.insert_rows("pricing_runs", [done])
     return appended
+
+
+def _price_leases(
+    store: Store,
+    book: PriceBook,
+    scope: Scope,
+    *,
+    weights: Mapping[str, Weights],
+    late: Mapping[str, list[Busy]],
+    touched: Mapping[str, set[int]],
+) -> int:
+    appended = 0
+    for lease, is_new in _leases(store, scope):
+        if not book.hourly(lease.backend) and not scope.anew:
+            continue
+        dirty = _dirty_minutes(store, lease, scope, is_new, late.get(lease.backend, []))
+        dirty |= {at for at in touched.get(lease.backend, ()) if _holds(lease, at)}
+        of_class = weights.get(lease.backend)
+        for span in _spans(book, lease, dirty):
+            appended += price_windows(
+                store, book, lease, span, known_ns=scope.known_ns, weights=of_class
+            )
+    return appended
+
+
+def _rules(book: PriceBook, weights: Mapping[str, Weights]) -> str:
+    """What decides amounts, beside what happened: prices, policies, weights of token classes."""
+    if not weights:
+        return book.digest
+    data = msgspec.json.encode(sorted(weights.items()))
+    return f"{book.digest}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def _touched_by_steps(store: Store, scope: Scope) -> defaultdict[str, set[int]]:
+    """Fit what is new; the minutes in which steps or fits are new, by backend."""
+    touched = defaultdict[str, set[int]](set)
+    refit(store, scope.steps_ns, scope.known_ns)
+    if not scope.anew:
+        for found in (
+            minutes_of_new_steps(store, scope.steps_ns),
+            minutes_of_new_fits(store, scope.last_ns),
+        ):
+            for backend, minutes in found.items():
+                touched[backend] |= minutes
+    return touched
+
+
+def _holds(lease: Lease, minute: int) -> bool:
+    return lease.started_ns // WINDOW_NS <= minute <= lease.seen_ns // WINDOW_NS
+
+
+def _spans(book: PriceBook, lease: Lease, dirty: set[int]) -> Iterator[tuple[int, int]]:
+    """The stretches to price, oldest first.
+
+    Headroom is shared by the peak of the hour before: one that changes touches the next hour.
+    """
+    policy = book.idle.get(lease.backend)
+    if policy is None or not policy.headroom:
+        yield from _runs(dirty)
+        return
+    last = lease.seen_ns // WINDOW_NS
+    by_hour: defaultdict[int, set[int]] = defaultdict(set)
+    for minute in dirty:
+        by_hour[minute // HOUR_MINUTES].add(minute)
+    for hour in list(by_hour):
+        after = range((hour + 1) * HOUR_MINUTES, min((hour + 2) * HOUR_MINUTES, last + 1))
+        if after:
+            by_hour[hour + 1].update(after)
+    for hour in sorted(by_hour):
+        yield from _runs(by_hour[hour])
 
 
 def _progress(store: Store) -> Progress:
@@ -113,12 +199,18 @@ def _present(store: Store, last: Progress) -> Progress | None:
         attempts=last.attempts + new,
         attempts_ns=max(newest, last.attempts_ns),
         leases_ns=_newest_lease(store),
+        steps_ns=max(_newest_step(store, last.steps_ns), last.steps_ns),
     )
 
 
 def _everything(store: Store) -> Progress:
     attempts, newest = _ingested(store, -1)
-    return Progress(attempts=attempts, attempts_ns=newest, leases_ns=_newest_lease(store))
+    return Progress(
+        attempts=attempts,
+        attempts_ns=newest,
+        leases_ns=_newest_lease(store),
+        steps_ns=_newest_step(store, -1),
+    )
 
 
 def _ingested(store: Store, since_ns: int) -> tuple[int, int]:
@@ -136,6 +228,14 @@ def _ingested(store: Store, since_ns: int) -> tuple[int, int]:
 
 def _newest_lease(store: Store) -> int:
     return int(store.query("SELECT max(ingested_ns) FROM leases").rows[0][0])
+
+
+def _newest_step(store: Store, since_ns: int) -> int:
+    rows = store.query(
+        "SELECT max(ingested_ns) FROM engine_steps WHERE ingested_ns > {since:Int64}",
+        {"since": since_ns},
+    )
+    return int(rows.rows[0][0])
 
 
 def _attempts(store: Store, scope: Scope) -> Iterator[list[dict[str, Any]]]:
@@ -206,18 +306,7 @@ def _token_line(book: PriceBook, row: dict[str, Any]) -> Line | None:
         rule="tokens",
         parts=parts,
         source=" ".join(dict.fromkeys(price.where for price in used)),
-        whose=_whose(row),
-    )
-
-
-def _whose(row: dict[str, Any]) -> Whose:
-    return Whose(
-        at_ns=row["started_ns"],
-        kind=row["kind"],
-        model=row["model"],
-        feature=row["feature"],
-        customer=row["customer"],
-        owner=row["owner"],
+        whose=whose_of(row),
     )
 
 
@@ -266,66 +355,3 @@ def _runs(minutes: set[int]) -> Iterator[tuple[int, int]]:
         if not together:
             yield ordered[begin] * WINDOW_NS, (ordered[at - 1] + 1) * WINDOW_NS
             begin = at
-
-
-def _price_windows(
-    store: Store, book: PriceBook, scope: Scope, lease: Lease, span: tuple[int, int]
-) -> int:
-    """Share the windows of a lease that begin in `span`."""
-    start, end = span
-    prices = book.hourly(lease.backend)
-    if not prices and not scope.anew:
-        return 0
-    by_minute, whose = _attempts_by_minute(store, lease.backend, start, end)
-    costs: dict[CostKey, Line] = {}
-    idle: dict[IdleKey, Line] = {}
-    for window in windows(lease, prices, start, end):
-        shares = share(window, by_minute[window.start_ns // WINDOW_NS])
-        idle[lease.lease_id, window.start_ns] = _hour_line(lease, window, shares.idle)
-        for attempt_id, units in shares.attempts.items():
-            line = _hour_line(lease, window, units)
-            line = msgspec.structs.replace(line, end_ns=0, rule="time", whose=whose[attempt_id])
-            costs[attempt_id, lease.lease_id, window.start_ns] = line
-    before = known_costs(store, lease.lease_id, start, end)
-    appended = append_costs(store, costs, before, scope.known_ns)
-    before_idle = known_idle(store, lease.lease_id, start, end)
-    return appended + append_idle(store, idle, before_idle, scope.known_ns)
-
-
-def _hour_line(lease: Lease, window: Window, units: int) -> Line:
-    return Line(
-        backend=lease.backend,
-        units=units,
-        currency=window.price.currency,
-        basis="effective",
-        source=window.price.where,
-        end_ns=window.end_ns,
-    )
-
-
-def _attempts_by_minute(
-    store: Store, backend: str, start: int, end: int
-) -> tuple[defaultdict[int, list[Busy]], dict[str, Whose]]:
-    """Attempts that touch `[start, end)`, under each minute that they touch; and whose they are."""
-    touches = (
-        "backend = {backend:String} AND started_ns < {end:Int64} AND ended_ns >= {start:Int64}"
-    )
-    rows = store.query(
-        f"SELECT {_COLUMNS} FROM attempt_events WHERE {touches} UNION ALL"  # noqa: S608
-        f" SELECT {_COLUMNS} FROM (SELECT {_COLUMNS} FROM imported_attempts WHERE attempt_id IN"
-        f" (SELECT attempt_id FROM imported_attempts WHERE {touches})"
-        " ORDER BY attempt_id, ingested_ns DESC LIMIT 1 BY attempt_id)"
-        f" WHERE NOT withdrawn AND {touches}",
-        {"backend": backend, "start": start, "end": end},
-        max_rows=EVERYTHING,
-    )
-    found: defaultdict[int, list[Busy]] = defaultdict(list)
-    whose: dict[str, Whose] = {}
-    for row in rows.dicts():
-        busy = _busy(row)
-        whose[busy.attempt_id] = _whose(row)
-        first = max(start, busy.started_ns) // WINDOW_NS
-        last = min(end - 1, max(busy.started_ns, busy.ended_ns)) // WINDOW_NS
-        for minute in range(first, last + 1):
-            found[minute].append(busy)
-    return found, whose

@@ -56,16 +56,25 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdleRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Paid time of a backend that no attempt used."""
+    """Paid time of a backend that no attempt used.
+
+    Attributes:
+        kind: `reserved_unused`, `headroom`, `stranded`, or `unattributed`: used by requests
+            that no attempt stands for.
+        owner: Who answers for it; `platform` is nobody in particular.
+        hours: Length of the windows that hold such time.
+    """
 
     backend: str
+    kind: str
+    owner: str
     cost: Decimal
     currency: str
     hours: Decimal
 
 
 class CostReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`rows` by descending cost, `idle` by backend, and the sum of both."""
+    """`rows` by descending cost, `idle` by backend, class and owner, and the sum of both."""
 
     by: Dimension
     kind: str
@@ -121,11 +130,11 @@ ORDER BY cost DESC, name
 """
 
 _IDLE = """
-SELECT backend, sum(i.amount) AS cost, max(i.currency) AS currency,
+SELECT backend, class AS kind, owner, sum(i.amount) AS cost, max(i.currency) AS currency,
     sum(i.window_end_ns - i.window_start_ns) AS ns
 FROM idle AS i
 WHERE i.window_end_ns > {since:Int64}
-GROUP BY backend ORDER BY cost DESC, backend
+GROUP BY backend, kind, owner ORDER BY cost DESC, backend, kind, owner
 """
 
 _NET = """
@@ -223,4 +232,11 @@ def _cost_row(row: dict[str, Any]) -> CostRow:
 
 def _idle_row(row: dict[str, Any]) -> IdleRow:
     hours = ratio(Decimal(row["ns"]), 3_600_000_000_000) or Decimal(0)
-    return IdleRow(backend=row["backend"], cost=row["cost"], currency=row["currency"], hours=hours)
+    return IdleRow(
+        backend=row["backend"],
+        kind=row["kind"],
+        owner=row["owner"],
+        cost=row["cost"],
+        currency=row["currency"],
+        hours=hours,
+    )

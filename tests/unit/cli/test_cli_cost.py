@@ -87,11 +87,11 @@ def test_a_report_reads_well(run: Run) -> None:
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "acme",
         "(unattributed)",
-        "idle: by-hour",
+        "idle: by-hour, stranded (platform)",
         "total",
     ]
     assert "0.002000" in lines[1]
-    assert lines[3].split()[2] == "0.05900"
+    assert lines[3].split()[4] == "0.05900"
     assert "attempts without a price: 1" in err
 
 

@@ -71,6 +71,7 @@ def test_what_is_no_step_is_counted_and_left_out(tmp_path: Path) -> None:
         "not JSON\n",
         step(2, seconds=-1),
         step(3, requests=[{"id": "a", "prefill": -3}]),
+        step(3, seconds=3601),
         step(4, requests=[]),
         step(5),
         step(6)[:-9],  # torn
@@ -79,7 +80,7 @@ def test_what_is_no_step_is_counted_and_left_out(tmp_path: Path) -> None:
     batches: list[StepsEvent] = []
     reader = read_step_log(path, "own", batches.append)
     assert [row["step"] for row in rows_of(batches)] == [4, 5]
-    assert (reader.steps, reader.rejected) == (2, 4)
+    assert (reader.steps, reader.rejected) == (2, 5)
 
 
 @pytest.mark.parametrize("text", ["", line(**CLOCKS), '{"a": 1}\n'])

@@ -94,6 +94,7 @@ def test_a_report_by_customer(priced: Store) -> None:
     assert rows[UNATTRIBUTED].cost == Decimal("0.002")
     (idle,) = report.idle
     assert (idle.backend, idle.cost) == ("by-hour", Decimal("0.059"))
+    assert (idle.kind, idle.owner) == ("stranded", "platform")
     assert report.total == Decimal("0.006") + Decimal("0.001") + Decimal("0.002") + idle.cost
     assert (report.unpriced, report.currency) == (1, "USD")
 
