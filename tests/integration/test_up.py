@@ -6,65 +6,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from fungible.config import BackendSettings, Config, EngineSettings
 from support.control_setup import config_in, write_config
 from support.processes import FUNGIBLE, ask, chat, processes_of
 from support.tiny_model import build_tiny_artifact
-
-
-class Up:
-    """A running `fungible up --json`."""
-
-    def __init__(self, process: "subprocess.Popen[str]", home: Path) -> None:
-        self.process = process
-        self.home = home
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, f"up ended with {process.wait()}: {(home / 'up.log').read_text()}"
-        self.ready: dict[str, Any] = json.loads(line)
-
-    def children(self) -> dict[str, psutil.Process]:
-        """By the first word after `fungible`: `gateway`, `control`, `engine`."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children():
-            if child.status() == psutil.STATUS_ZOMBIE:
-                continue
-            words = child.cmdline()
-            if "fungible.cli.supervised" in words:
-                found[words[words.index("fungible.cli.supervised") + 1]] = child
-        return found
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=90)
-
-
-@contextmanager
-def up(home: Path, config: Config) -> Iterator[Up]:
-    path = write_config(config)
-    with (home / "up.log").open("w") as log:
-        process = subprocess.Popen(
-            [*FUNGIBLE, "up", "--json", "--config", str(path)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    try:
-        yield Up(process, home)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+from support.up import up
 
 
 def until(what: Callable[[], bool], seconds: float = 60.0) -> None:
