@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -17,6 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
 from fungible.errors import PortInUseError, UnavailableError
+
+
+class Beside(NamedTuple):
+    """Another application of the same process, at its own listening socket."""
+
+    app: ASGIApp
+    sock: socket.socket
 
 
 def bind(host: str, port: int, *, shared: bool = False, listen: bool = True) -> socket.socket:
@@ -58,9 +66,9 @@ def address_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def announce(name: str, url: str, pid: int) -> None:
+def announce(name: str, url: str, pid: int, **more: str) -> None:
     """Print the line that says that requests are answered."""
-    line = {"event": "ready", "name": name, "url": url, "pid": pid}
+    line = {"event": "ready", "name": name, "url": url, "pid": pid, **more}
     click.echo(msgspec.json.encode(line).decode())
 
 
@@ -76,19 +84,23 @@ def run_server(
     name: str,
     before_ready: Callable[[], None] | None = None,
     http: type[asyncio.Protocol] | None = None,
+    beside: Mapping[str, Beside] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
+
+    What is served `beside` at ports of its own is named in the ready line, with its address.
 
     Prints one line of JSON when requests are answered: `{"event": "ready", "name", "url", "pid"}`.
     Children of a supervisor start as `cli/supervised.py`, which sends SIGTERM when it is gone.
     Endless responses end when `scope["extensions"]["fungible.stopping"]`, an `asyncio.Event`,
     is set: that is the moment the server begins to stop.
     """
-    url = address_of(sock)
+    beside = beside or {}
+    by_port = {one.sock.getsockname()[1]: one.app for one in beside.values()}
     stopping = asyncio.Event()
     server = _Server(
         uvicorn.Config(
-            _announcing(app, stopping),
+            _announcing(_by_port(app, by_port), stopping),
             log_level="warning",
             access_log=False,
             # Nothing reads the client's address, so no header about it is believed.
@@ -101,7 +113,7 @@ def run_server(
         stopping,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(server, sock, name, url, before_ready))
+        runner.run(_serve(server, sock, name, beside, before_ready))
 
 
 class _Server(uvicorn.Server):
@@ -133,6 +145,17 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def _by_port(app: ASGIApp, others: Mapping[int, ASGIApp]) -> ASGIApp:
+    """`others` at their own ports, `app` everywhere else."""
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        server = scope.get("server") or ("", 0)
+        chosen = others.get(server[1], app) if scope["type"] == "http" else app
+        await chosen(scope, receive, send)
+
+    return routed
+
+
 def _announcing(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
     async def announced(scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("extensions", {})["fungible.stopping"] = stopping
@@ -145,14 +168,16 @@ async def _serve(
     server: uvicorn.Server,
     sock: socket.socket,
     name: str,
-    url: str,
+    beside: Mapping[str, Beside],
     before_ready: Callable[[], None] | None,
 ) -> None:
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    sockets = [sock, *(one.sock for one in beside.values())]
+    serving = asyncio.create_task(server.serve(sockets=sockets))
     while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event
         await asyncio.sleep(0.01)
     if server.started:
         if before_ready is not None:
             before_ready()
-        announce(name, url, os.getpid())
+        urls = {other: address_of(one.sock) for other, one in beside.items()}
+        announce(name, address_of(sock), os.getpid(), **urls)
     await serving

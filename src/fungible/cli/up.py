@@ -21,12 +21,14 @@ def up(*, home: Path | None, config_path: Path | None, as_json: bool) -> None:
 
     Uses ./fungible.toml, then .fungible/fungible.toml, unless --config or --home says otherwise.
     With --json, prints one line when everything answers:
-    {"event": "ready", "gateway", "control", "backends", "home"}.
+    {"event": "ready", "gateway", "control", "clickhouse", "backends", "home"}.
     """
     path = locate_config(home, config_path)
     config = load_config(path)
     for server in (config.gateway, config.control):
         check_free(server.host, server.port)
+    if config.control.clickhouse.enabled and not config.ledger.dsn.startswith("clickhouse"):
+        check_free("127.0.0.1", config.control.clickhouse_port(config.control.port))
     supervisor = Supervisor(config, path, progress=_say)
     asyncio.run(_run(supervisor, as_json=as_json))
 
@@ -60,6 +62,7 @@ def _announce(supervisor: Supervisor, *, as_json: bool) -> None:
             "event": "ready",
             "gateway": supervisor.gateway_url,
             "control": supervisor.control_url,
+            "clickhouse": supervisor.clickhouse_url,
             "backends": backends,
             "home": supervisor.config.home,
         }
@@ -67,6 +70,8 @@ def _announce(supervisor: Supervisor, *, as_json: bool) -> None:
         return
     click.echo(f"gateway  {supervisor.gateway_url}/v1")
     click.echo(f"page     {supervisor.control_url}/")
+    if supervisor.clickhouse_url:
+        click.echo(f"sql      {supervisor.clickhouse_url}  (ClickHouse's HTTP; user fungible)")
     for name, url in backends.items():
         click.echo(f"backend  {name}  {url}".rstrip())
     click.echo("Ctrl-C stops everything.", err=True)

@@ -1,8 +1,13 @@
 """`fungible warehouse`: the tables behind the numbers."""
 
+import hashlib
+import secrets
+
 import click
 import msgspec
 
+from fungible.config import ClickHouseSettings, ReaderSettings
+from fungible.config.check import check_clickhouse
 from fungible.ledger.schema import BOOKKEEPING, Engine, Layout, render, script, steps
 
 
@@ -36,3 +41,20 @@ def ddl(*, engine: Engine, cluster: str, as_json: bool) -> None:
     ]
     line = {"bookkeeping": render(BOOKKEEPING, layout), "steps": found}
     click.echo(msgspec.json.encode(line).decode())
+
+
+@warehouse.command()
+@click.option("--name", default="my-reader", show_default=True, help="Name of the user.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as data.")
+def reader(*, name: str, as_json: bool) -> None:
+    """Make a read-only user of the ClickHouse endpoint, and show its token once."""
+    token = f"fr-{secrets.token_urlsafe(32)}"
+    settings = ReaderSettings(hash=hashlib.sha256(token.encode()).hexdigest())
+    check_clickhouse("command line", ClickHouseSettings(reader={name: settings}))
+    toml = f'[control.clickhouse.reader.{name}]\nhash = "{settings.hash}"'
+    if as_json:
+        line = {"name": name, "token": token, "hash": settings.hash, "toml": toml}
+        click.echo(msgspec.json.encode(line).decode())
+        return
+    click.echo(token)
+    click.echo(f"\nThe token is shown this once. For fungible.toml:\n\n{toml}", err=True)

@@ -7,17 +7,20 @@ from fungible.config.load import load_config
 from fungible.config.model import DEFAULT_HOME, Config, binding_of
 from fungible.config.settings import (
     BackendSettings,
+    ClickHouseSettings,
     ControlSettings,
     EngineSettings,
     GatewaySettings,
     LedgerSettings,
     MigrationPolicy,
+    ReaderSettings,
     RouteSettings,
 )
 
 __all__ = [
     "DEFAULT_HOME",
     "BackendSettings",
+    "ClickHouseSettings",
     "Config",
     "ControlSettings",
     "EngineSettings",
@@ -27,6 +30,7 @@ __all__ = [
     "LimitSettings",
     "LimitsSettings",
     "MigrationPolicy",
+    "ReaderSettings",
     "RouteSettings",
     "SharedLimitSettings",
     "binding_of",

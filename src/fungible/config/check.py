@@ -8,6 +8,7 @@ from fungible.config.limits import check_limits
 from fungible.config.model import Config
 from fungible.config.settings import (
     BackendSettings,
+    ClickHouseSettings,
     GatewaySettings,
     MigrationPolicy,
     RouteSettings,
@@ -35,6 +36,7 @@ def check_config(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: ledger.max_spool_bytes must be at least {LEAST_SPOOL_BYTES}")
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
+    check_clickhouse(f"{where}: control.clickhouse", config.control.clickhouse)
     of_keys = {name: key.limits for name, key in config.key.items() if key.limits}
     check_limits(where, config.limits, config.limit, of_keys)
 
@@ -64,6 +66,30 @@ def _check_keys(where: str, keys: Mapping[str, KeySettings]) -> None:
             raise ConfigError(f"{where}: key.{name}.hash is the one of key.{owners[key.hash]}")
         owners[key.hash] = name
         expiry_of(f"{where}: key.{name}", key)
+
+
+def check_clickhouse(where: str, settings: ClickHouseSettings) -> None:
+    """Raise `ConfigError` where the endpoint's settings cannot work."""
+    if not 0 <= (settings.port or 0) <= 65535:
+        raise ConfigError(f"{where}.port must be between 0 and 65535")
+    if not 1 <= settings.max_queries <= 64:
+        raise ConfigError(f"{where}.max_queries must be between 1 and 64")
+    if settings.max_insert_bytes < 1:
+        raise ConfigError(f"{where}.max_insert_bytes must be at least 1")
+    for name, reader in settings.reader.items():
+        if not _NAME.fullmatch(name) or name == "fungible":
+            raise ConfigError(
+                f"{where}.reader.{name}: names are letters, digits and . _ -",
+                hint="the name `fungible` is the owner's",
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", reader.hash):
+            raise ConfigError(
+                f"{where}.reader.{name}.hash is not a SHA-256 in hexadecimal",
+                hint="make one with `fungible warehouse reader`",
+            )
+        for field in ("max_execution_s", "max_memory_bytes", "max_result_rows"):
+            if not getattr(reader, field) > 0:
+                raise ConfigError(f"{where}.reader.{name}.{field} must be above 0")
 
 
 def _check_backend(where: str, backend: BackendSettings) -> None:

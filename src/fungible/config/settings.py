@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import msgspec
 
+# ClickHouse's own port is 8123: that is left to a real server.
+CLICKHOUSE_PORT = 8124
 ClientGone = Literal["cancel", "drain"]
 
 
@@ -41,11 +43,46 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     drain_timeout_s: float = 60.0
 
 
+class ReaderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A read-only user of the ClickHouse endpoint, with what one statement may use.
+
+    Attributes:
+        hash: SHA-256 of the token, in hexadecimal.
+    """
+
+    hash: str
+    max_execution_s: float = 30.0
+    max_memory_bytes: int = 1_000_000_000
+    max_result_rows: int = 1_000_000
+
+
+class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The embedded ledger as a ClickHouse server, on loopback only.
+
+    Attributes:
+        port: 0 picks a free one. Not given, it is 8124, or picked where control's port is.
+        max_queries: Statements at once; more wait in line.
+        max_insert_bytes: Of one request, decoded.
+    """
+
+    enabled: bool = True
+    port: int | None = None
+    max_queries: int = 8
+    max_insert_bytes: int = 1 << 30
+    reader: dict[str, ReaderSettings] = {}
+
+
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The control process's address."""
+    """The control process's address, and its ClickHouse endpoint."""
 
     host: str = "127.0.0.1"
     port: int = 8081
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+
+    def clickhouse_port(self, port: int) -> int:
+        """Where the endpoint listens when control itself was told `port`."""
+        chosen = self.clickhouse.port
+        return (CLICKHOUSE_PORT if port else 0) if chosen is None else chosen
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ class ReadyLine(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     pid: int
+    clickhouse: str = ""
 
 
 class Child:

@@ -71,6 +71,12 @@ class Supervisor:
         """Where the page and the control API are."""
         return self._url("control")
 
+    @property
+    def clickhouse_url(self) -> str:
+        """Where the embedded ledger is a ClickHouse server; empty where it is not."""
+        control = self._children.get("control")
+        return control.ready.clickhouse if control is not None and control.ready else ""
+
     async def __aenter__(self) -> "Supervisor":
         await self.start()
         return self
@@ -152,7 +158,7 @@ class Supervisor:
                 child = self._child(f"engine-{name}", arguments)
                 began = time.time_ns()
                 ready = await self._start(child, ENGINE_START_S)
-                child.arguments = [*arguments, "--port", _port(ready)]
+                child.arguments = [*arguments, "--port", _port(ready.url)]
                 await leases.begin(name, backend.accelerator, began)
 
         tasks = [
@@ -194,7 +200,9 @@ class Supervisor:
         arguments = [name, "serve", "--config", str(resolved)]
         child = self._child(name, arguments)
         ready = await self._start(child, SERVER_START_S)
-        child.arguments = [*arguments, "--port", _port(ready)]
+        child.arguments = [*arguments, "--port", _port(ready.url)]
+        if ready.clickhouse:
+            child.arguments += ["--clickhouse-port", _port(ready.clickhouse)]
 
     def _child(self, name: str, arguments: list[str]) -> Child:
         child = Child(name, arguments, self._home / "logs" / f"{name}.log")
@@ -243,5 +251,5 @@ class Supervisor:
             await self._leases.begin(backend, accelerator, since_ns)
 
 
-def _port(ready: ReadyLine) -> str:
-    return ready.url.rsplit(":", 1)[1]
+def _port(url: str) -> str:
+    return url.rsplit(":", 1)[1]

@@ -44,10 +44,15 @@ class Access(Protocol):
 
 
 class ControlAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """`<home>/run/control.json`: where the running control process answers."""
+    """`<home>/run/control.json`: where the running control process answers.
+
+    Attributes:
+        clickhouse: Where the embedded ledger is a ClickHouse server; empty where it is not.
+    """
 
     url: str
     pid: int = 0
+    clickhouse: str = ""
 
 
 def open_access(config: Config) -> Access:
