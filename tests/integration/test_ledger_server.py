@@ -19,8 +19,8 @@ import pytest
 from fungible.contract.events import AttemptEvent, LeaseEvent
 from fungible.contract.ids import new_id
 from fungible.errors import QueryError
-from fungible.ledger.prices import load_prices
 from fungible.ledger.pricing import reprice
+from fungible.ledger.sheets import load_prices
 from fungible.ledger.store import Store, open_store
 
 S = 1_000_000_000

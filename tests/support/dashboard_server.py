@@ -23,8 +23,8 @@ from fungible.cli.serve import bind, run_server
 from fungible.config import BackendSettings, Config, EngineSettings, LedgerSettings, RouteSettings
 from fungible.contract.events import Record
 from fungible.dashboard.app import dashboard_routes
-from fungible.ledger.prices import load_book
 from fungible.ledger.pricing import reprice
+from fungible.ledger.sheets import load_book
 from fungible.ledger.store import Store, open_store
 from fungible.routing.table import Route as ActiveRoute
 from fungible.routing.table import RouteTable

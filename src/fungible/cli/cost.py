@@ -17,8 +17,9 @@ from fungible.config import DEFAULT_HOME, Config, load_config
 from fungible.contract.inference import Kind
 from fungible.errors import ConfigError, InputError
 from fungible.ledger.access import Access, open_access
-from fungible.ledger.explain import ExplainedAttempt, Explanation, explain
-from fungible.ledger.prices import load_book
+from fungible.ledger.explain import ExplainedAttempt, ExplainedPart, Explanation, explain
+from fungible.ledger.known_prices import book_as_known
+from fungible.ledger.prices import PriceRow
 from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, IdleRow, cost_report
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
@@ -96,7 +97,7 @@ def explain_(
     """Why one request costs what it costs."""
     config = find_config(home, config_path)
     with _access(config) as access:
-        why = explain(access, load_book(config), request_id)
+        why = explain(access, book_as_known(config, access), request_id)
     if as_json:
         print_json(why)
     else:
@@ -237,8 +238,13 @@ def _print_explanation(why: Explanation) -> None:
         _print_steps(attempt)
         for price in attempt.prices:
             per = f"{price.unit} {price.leaf}".strip()
-            click.echo(f"  price {price.where}: {price.price} {price.currency} per {per}")
+            click.echo(f"  price {price.where}: {price.price:f} {price.currency} per {per}")
+            click.echo(f"    {_price_facts(price)}")
+        for part in attempt.parts:
+            click.echo(f"  {_part_line(part)}")
         click.echo(f"  rule: {attempt.rule}")
+        if attempt.unpriced:
+            click.echo(f"  unpriced: {attempt.unpriced}")
     click.echo(f"request {why.request_id}: {cell(why.cost)}, unpriced attempts: {why.unpriced}")
 
 
@@ -265,3 +271,38 @@ def _print_steps(attempt: ExplainedAttempt) -> None:
 
 def _us(femtoseconds: int) -> str:
     return f"{femtoseconds / 1e9:.4g}"
+
+
+def _price_facts(price: PriceRow) -> str:
+    """What chose the row, and since when it is known."""
+    known = f"known from {moment(price.known_ns)} UTC" if price.known_ns else "configured sheet"
+    context = f"{price.context_from} to {price.context_to or 'any'}" if _banded(price) else ""
+    named = {
+        "basis": price.basis,
+        "sheet": price.sheet,
+        "issuer": price.issuer,
+        "sku": price.sku,
+        "tier": price.tier,
+        "region": price.region,
+        "input tokens": context,
+        "contract": price.contract,
+        "source": price.source or price.note,
+    }
+    said = [f"{name} {value}" for name, value in named.items() if value]
+    return ", ".join([*said, known])
+
+
+def _banded(price: PriceRow) -> bool:
+    return bool(price.context_from or price.context_to)
+
+
+def _part_line(part: ExplainedPart) -> str:
+    text = f"{part.tokens} {part.leaf} at {part.price:f} ({part.where}) = {part.amount:f}"
+    text = f"{text} {part.currency}"
+    if part.rates:
+        rates = ", ".join(
+            f"{rate.base}/{rate.quote} {rate.rate.normalize():f} of {rate.day} ({rate.source})"
+            for rate in part.rates
+        )
+        text += f" from {part.original:f} {part.original_currency} by {rates}"
+    return text

@@ -4,7 +4,10 @@ import click
 
 from fungible.cli.lazy import LazyGroup, Table
 
-COMMANDS: Table = {}
+COMMANDS: Table = {
+    "prices": ("fungible.cli.ingest_prices", "prices", "Price sheets: CSV, YAML or XLSX."),
+    "rates": ("fungible.cli.ingest_prices", "rates", "Exchange rates by day."),
+}
 
 
 @click.group(cls=LazyGroup, table=COMMANDS)

@@ -88,9 +88,11 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where rows go. An empty `dsn` means the embedded engine under the home directory.
 
-    `prices` is a CSV or YAML price sheet, relative to the configuration file.
+    `prices` is a price sheet (CSV, YAML or XLSX), relative to the configuration file.
 
     Attributes:
+        currency: What amounts are in, such as `USD`; empty: the sheet's own. Prices in others
+            are converted by imported exchange rates.
         on_disk_full: When a row cannot be written: `refuse` the request, or `serve` it and
             count the row that is lost.
         max_spool_bytes: How much may wait to be shipped. More is a full disk.
@@ -98,6 +100,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     dsn: str = ""
     prices: str = ""
+    currency: str = ""
     on_disk_full: Literal["refuse", "serve"] = "refuse"
     max_spool_bytes: int = 4 << 30
 

@@ -121,10 +121,11 @@ class PriceFact(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", t
 
     Attributes:
         sheet: Name of the sheet; one import holds all its rows.
-        digest: SHA-256 of the sheet's file.
+        digest: SHA-256 prefix over the sheet's name and rows.
         basis: `list` or `contracted`.
         issuer, sku: As the invoice names them; empty: the key, and the leaf.
-        tier, region: What the call must state; empty: any.
+        tier: Which the call must state; empty: the standard one, `*`: any.
+        region: Where the call must be served; empty: anywhere.
         context_from, context_to: Prompt tokens of the call, `[from, to)`; to 0: no bound.
         place: Cell or line that it was read from.
     """

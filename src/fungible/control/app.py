@@ -20,7 +20,7 @@ from fungible.control.loops import Loop
 from fungible.control.state import ControlState
 from fungible.errors import FungibleError
 from fungible.ingest.step_log import StepTail
-from fungible.ledger.prices import load_book
+from fungible.ledger.known_prices import KnownPrices
 from fungible.ledger.pricing import reprice
 from fungible.ledger.ship import ship
 from fungible.ledger.spool import ROTATE_S, SpoolWriter
@@ -49,7 +49,7 @@ class Control:
     def __init__(self, config: Config, store: Store, *, token: str) -> None:
         self.config = config
         self.store = store
-        self._book = load_book(config)
+        self._prices = KnownPrices(config)
         self._shipping = threading.Lock()
         self.state = ControlState(config)
         self._spool = SpoolWriter(config.spool_path(), "control")
@@ -84,7 +84,7 @@ class Control:
 
     def reprice(self) -> int:
         """Price what is new."""
-        return reprice(self.store, self._book, time.time_ns())
+        return reprice(self.store, self._prices.book(self.store), time.time_ns())
 
     def migrate(self) -> None:
         """Look at every migration, then tell the ledger about the edges that were taken."""

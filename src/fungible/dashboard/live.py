@@ -32,7 +32,7 @@ from fungible.dashboard.snapshot import (
     VerdictCard,
 )
 from fungible.errors import ConfigError
-from fungible.ledger.prices import load_book
+from fungible.ledger.sheets import load_book
 from fungible.ledger.store import Store
 from fungible.routing.table import decode_table, initial_table
 

@@ -24,7 +24,7 @@ from fungible.gateway.metrics_port import MetricsPort
 from fungible.gateway.openapi import Health, document
 from fungible.gateway.reload import ConfigWatcher
 from fungible.gateway.watch import RouteWatcher
-from fungible.ledger.prices import load_book
+from fungible.ledger.sheets import load_book
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 

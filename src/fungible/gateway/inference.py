@@ -14,7 +14,8 @@ from fungible.gateway.grants import granted
 from fungible.gateway.presence import Presence
 from fungible.gateway.sink import Sink
 from fungible.gateway.watch import RouteWatcher
-from fungible.ledger.prices import PriceBook, load_book
+from fungible.ledger.prices import PriceBook
+from fungible.ledger.sheets import load_book
 from fungible.limits.current import CurrentLimiter
 from fungible.limits.limiter import Limiter
 from fungible.routing.answer import Dispatched

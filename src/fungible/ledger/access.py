@@ -15,7 +15,7 @@ import msgspec
 
 from fungible.config import Config
 from fungible.errors import FungibleError, QueryError, UnavailableError
-from fungible.ledger.prices import load_book
+from fungible.ledger.known_prices import KnownPrices
 from fungible.ledger.pricing import reprice
 from fungible.ledger.ship import ship
 from fungible.ledger.store import Rows, Store, open_store
@@ -70,12 +70,12 @@ class DirectAccess:
     """The ledger opened in this process: shipped, priced, then read-only."""
 
     def __init__(self, config: Config) -> None:
-        book = load_book(config)
+        prices = KnownPrices(config)
         self._store: Store = open_store(config.ledger_dsn())
         try:
             self._store.migrate()
             ship(config.spool_path(), self._store)
-            reprice(self._store, book, time.time_ns())
+            reprice(self._store, prices.book(self._store), time.time_ns())
         except FungibleError:
             self._store.close()
             raise

@@ -1,4 +1,4 @@
-"""Exact money, without a database: what a token costs and how an hour is shared.
+"""Exact money, without a database: units, and how an hour is shared.
 
 Amounts are whole numbers of 10^-18 of the currency (`UNITS` to one), so nothing is rounded
 twice. An hour's price is billed for the whole lease and shared like this:
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fungible.ledger.prices import LEAVES, PriceRow
+from fungible.ledger.prices import PriceRow
 
 SCALE = 18
 UNITS = 10**SCALE
@@ -71,37 +71,6 @@ def units_of(price: Decimal) -> int:
 def amount_of(units: int) -> Decimal:
     """Units as an amount with 18 decimal places, exact."""
     return _EXACT.scaleb(Decimal(units), -SCALE)
-
-
-def token_units(usage: Mapping[str, int | None], prices: Mapping[str, PriceRow]) -> int | None:
-    """What an attempt's tokens cost, exact; the sum of `token_parts`."""
-    parts = token_parts(usage, prices)
-    return None if parts is None else sum(parts.values())
-
-
-def token_parts(
-    usage: Mapping[str, int | None], prices: Mapping[str, PriceRow]
-) -> dict[str, int] | None:
-    """What each leaf of an attempt's tokens costs, exact.
-
-    Args:
-        usage: Tokens per leaf of `LEAVES`; `None` is unknown.
-        prices: Price per million tokens of each leaf, see `PriceBook.tokens`.
-
-    Returns:
-        Units per leaf that has tokens; `None` when a leaf is unknown, or has tokens and no price.
-    """
-    parts: dict[str, int] = {}
-    for leaf in LEAVES:
-        tokens = usage.get(leaf)
-        if tokens is None or tokens < 0:
-            return None
-        if tokens == 0:
-            continue
-        if leaf not in prices:
-            return None
-        parts[leaf] = tokens * units_of(prices[leaf].price) // 1_000_000
-    return parts if prices else None
 
 
 def windows(

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 
 from fungible.errors import InputError
+from fungible.ledger.charging import Charge, charge, places
+from fungible.ledger.costing import amount_of
 from fungible.ledger.explain_steps import (
     CacheCredit,
     ExplainedSteps,
@@ -14,6 +16,7 @@ from fungible.ledger.explain_steps import (
 )
 from fungible.ledger.prices import LEAVES, PriceBook, PriceRow
 from fungible.ledger.queries import Queryable
+from fungible.ledger.rates import Rate
 
 RULES = {
     "tokens": "tokens of each leaf × price per million tokens at the attempt's start, exact",
@@ -58,11 +61,34 @@ class ExplainedLine(msgspec.Struct, frozen=True, kw_only=True):
     current: bool
 
 
+class ExplainedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one leaf at one price. `original` is in the price's own currency.
+
+    `rates` are what converted it, none where nothing was.
+    """
+
+    leaf: str
+    sku: str
+    tokens: int
+    price: Decimal
+    where: str
+    original: Decimal
+    original_currency: str
+    rates: list[Rate]
+    amount: Decimal
+    currency: str
+
+
 class ExplainedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt: what it used, what is known of its cost, and by which rules.
 
     `steps` is its part of the engine's steps where these decide, `cache_credit` what reading
     from the prompt cache spared.
+
+    Attributes:
+        tier, region: As the answer states them; they choose among prices.
+        parts: How its tokens are priced by the book at hand; empty for time.
+        unpriced: Why nobody can say what it cost; empty when somebody can.
     """
 
     attempt_id: str
@@ -73,11 +99,15 @@ class ExplainedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     ended_ns: int
     usage: dict[str, int | None]
     usage_source: str
+    tier: str
+    region: str
     cost: Decimal | None
     currency: str
     lines: list[ExplainedLine]
     prices: list[PriceRow]
+    parts: list[ExplainedPart]
     rule: str
+    unpriced: str = ""
     steps: ExplainedSteps | None = None
     cache_credit: CacheCredit | None = None
 
@@ -138,7 +168,8 @@ def _attempt(
     ]
     rules = dict.fromkeys(line["rule"] for line in current)
     steps = explain_steps(source, row, current)
-    named = {where for line in lines for where in line["price_source"].split()}
+    named = {where for line in lines for where in places(line["price_source"])}
+    found = charge(book, row)
     return ExplainedAttempt(
         attempt_id=row["attempt_id"],
         attempt_no=row["attempt_no"],
@@ -148,14 +179,46 @@ def _attempt(
         ended_ns=row["ended_ns"],
         usage={leaf: row[leaf] for leaf in LEAVES},
         usage_source=row["usage_source"],
+        tier=row["tier"],
+        region=row["region"],
         cost=row["cost"],
         currency=row["currency"],
         lines=[_line(line, newest) for line in lines],
         prices=[price for price in book.of_backend(row["backend"]) if price.where in named],
+        parts=_parts(found) if isinstance(found, Charge) else [],
         rule="; ".join(RULES[rule] for rule in rules or ("unpriced",)),
+        unpriced=_why(book, row, found) if row["cost"] is None and isinstance(found, str) else "",
         steps=steps,
         cache_credit=cache_credit(source, row, steps, next(iter(rules), "")),
     )
+
+
+def _parts(found: Charge) -> list[ExplainedPart]:
+    return [
+        ExplainedPart(
+            leaf=part.leaf,
+            sku=part.price.sku or part.leaf,
+            tokens=part.tokens,
+            price=part.price.price,
+            where=part.price.where,
+            original=amount_of(round(part.original)),
+            original_currency=part.price.currency,
+            rates=list(part.rates),
+            amount=amount_of(part.units),
+            currency=found.currency,
+        )
+        for part in found.parts
+    ]
+
+
+def _why(book: PriceBook, row: dict[str, Any], reason: str) -> str:
+    """Why an attempt has no price, by the hour or by the token."""
+    hours = [one for one in book.of_backend(row["backend"]) if one.unit == "hour"]
+    if not any(one.covers(row["started_ns"]) for one in hours):
+        return reason
+    if not any(one.covers(row["started_ns"]) for one in book.hourly(row["backend"])):
+        return f"no exchange rate to {book.currency} for that day"
+    return "paid by the hour, and no lease of the backend covers its time"
 
 
 def _line(line: dict[str, Any], newest: dict[tuple[str, int], int]) -> ExplainedLine:

@@ -1,57 +1,52 @@
-"""The price sheet: what a backend's time or tokens cost, and when that was true.
+"""The price book: what a backend's time or tokens cost, when that was true, and for which calls.
 
-A sheet is a CSV file with a header, or a YAML list of mappings, with these columns:
+A row of a sheet (`sheets.py`) prices an hour of a backend, or a million tokens of a leaf.
+`input` and `output` price every leaf under them that has no row of its own for the call.
+Which row holds for a call is decided by the call's own facts and never guessed:
 
-========== ==================================================================
-key        a backend's name, or the `price` key that its settings name
-unit       `hour` (of the whole backend) or `1M_tokens`
-leaf       for tokens: `input`, `output`, or one leaf such as `in_cache_read`
-price      decimal, up to 12 digits after the point: `0.90`
-currency   ISO 4217, the same in the whole sheet
-valid_from first moment, ISO date or time (UTC); empty is always
-valid_to   first moment it no longer holds; empty is until further notice
-source     where the number comes from, such as a contract or a page
-note       free text
-========== ==================================================================
-
-`input` and `output` price every leaf under them that has no row of its own.
+- moment: `[from_ns, to_ns)` holds the attempt's start;
+- tier: an empty tier is the standard one, `*` is any; a call that states another tier is
+  priced by a row of that tier or not at all;
+- region: a row that names one holds there, and wins over a row for everywhere. A call that
+  states no region has no price where some rows name one;
+- context: the call's input tokens lie in `[context_from, context_to)`.
 """
 
-import csv
 import hashlib
-import io
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from decimal import Context, Decimal
+from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import yaml
 
-from fungible.config import Config
-from fungible.errors import ConfigError
+from fungible.ledger.rates import Conversion, RateBook, day_of
 
 INPUT_LEAVES = ("in_uncached", "in_cache_read", "in_cache_write")
 OUTPUT_LEAVES = ("out_visible", "out_reasoning")
 LEAVES = (*INPUT_LEAVES, *OUTPUT_LEAVES)
 PARENT = dict.fromkeys(INPUT_LEAVES, "input") | dict.fromkeys(OUTPUT_LEAVES, "output")
-COLUMNS = ("key", "unit", "leaf", "price", "currency", "valid_from", "valid_to", "source", "note")
-REQUIRED = ("key", "unit", "price", "currency")
 FOREVER = (1 << 63) - 1
-# Twelve digits make tokens × price / 10^6 exact at the ledger's scale of 18.
-_PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
-_CURRENCY = re.compile(r"[A-Z]{3}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ANY_TIER = "*"
+_SCALE = 18
+_STANDARD = frozenset({"", "default", "standard", "on-demand", "on_demand"})
+_EXACT = Context(prec=76)
 
 Unit = Literal["hour", "1M_tokens"]
+PriceBasis = Literal["list", "contracted"]
 
 
 class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the sheet. It holds in `[from_ns, to_ns)`; `where` is `file:line`."""
+    """One line of a sheet. It holds in `[from_ns, to_ns)`.
+
+    Attributes:
+        where: Line or cell that it was read from: `prices.csv:3`, `contract.xlsx!Prices!D7`.
+        sheet, known_ns: Of an imported row: the sheet's name, and since when we know it.
+        issuer, sku: As the invoice names them; empty: the key, and the leaf.
+        context_to: 0 is no bound.
+    """
 
     key: str
     unit: Unit
@@ -63,10 +58,38 @@ class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     note: str = ""
     where: str = ""
+    basis: PriceBasis = "contracted"
+    issuer: str = ""
+    sku: str = ""
+    tier: str = ""
+    region: str = ""
+    context_from: int = 0
+    context_to: int = 0
+    contract: str = ""
+    sheet: str = ""
+    known_ns: int = 0
 
     def covers(self, at_ns: int) -> bool:
         """Whether the price held at that moment."""
         return self.from_ns <= at_ns < self.to_ns
+
+    def decides(self) -> tuple[object, ...]:
+        """Everything that decides an amount."""
+        what = (self.key, self.unit, self.leaf, f"{self.price.normalize():f}", self.currency)
+        when = (self.from_ns, self.to_ns, self.basis, self.issuer, self.sku)
+        return (*what, *when, self.tier, self.region, self.context_from, self.context_to)
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides the price of one call. `input_tokens` is `None` where it is unknown."""
+
+    backend: str
+    at_ns: int
+    tier: str = ""
+    region: str = ""
+    input_tokens: int | None = None
+    issuer: str = ""
+    model: str = ""
 
 
 class IdlePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +101,14 @@ class IdlePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceBook:
-    """All prices that we know, looked up by backend.
+    """Prices of one state of knowledge, looked up by backend.
 
     Args:
-        rows: Checked rows, see `load_prices`.
+        rows: Checked rows, see `sheets.py`.
         keys: Backend -> price key, for backends whose key is not their own name.
         idle: Backend -> who answers for its idle time, where that is not all the platform.
+        currency: What amounts are reported in; empty: that of the first row.
+        rates: Exchange rates, for rows in other currencies.
     """
 
     def __init__(
@@ -91,242 +116,155 @@ class PriceBook:
         rows: tuple[PriceRow, ...] = (),
         keys: Mapping[str, str] | None = None,
         idle: Mapping[str, IdlePolicy] | None = None,
-    ):
+        *,
+        currency: str = "",
+        rates: RateBook | None = None,
+    ) -> None:
         self.rows = rows
-        self.idle = dict(idle or {})
         self.keys = dict(keys or {})
-        self._by_key: dict[str, list[PriceRow]] = defaultdict(list)
+        self.idle = dict(idle or {})
+        self.currency = currency or (rows[0].currency if rows else "")
+        self.rates = rates or RateBook()
+        self._by_key: dict[tuple[str, str], list[PriceRow]] = defaultdict(list)
         for row in sorted(rows, key=lambda row: row.from_ns):
-            self._by_key[row.key].append(row)
+            self._by_key[row.key, row.basis].append(row)
+        self._hourly: dict[str, list[PriceRow]] = {}
+        self._digest = ""
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits over everything that decides an amount."""
-        facts = [
-            (row.key, row.unit, row.leaf, str(row.price), row.currency, row.from_ns, row.to_ns)
-            for row in self.rows
-        ]
-        told: list[Any] = [sorted(facts), sorted(self.keys.items())]
-        if self.idle:
-            told.append(sorted(self.idle.items()))
-        data = msgspec.json.encode(told)
-        return hashlib.sha256(data).hexdigest()[:16]
+        if not self._digest:
+            foreign = any(row.currency != self.currency for row in self.rows)
+            facts = [
+                sorted(msgspec.json.encode(row.decides()).decode() for row in self.rows),
+                sorted(self.keys.items()),
+                sorted(self.idle.items()),
+                [self.currency, *(self.rates.facts() if foreign else [])],
+            ]
+            self._digest = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:16]
+        return self._digest
 
-    def of_backend(self, backend: str) -> list[PriceRow]:
+    def of_backend(self, backend: str, basis: PriceBasis = "contracted") -> list[PriceRow]:
         """Every row of a backend, oldest first."""
-        return self._by_key.get(self.keys.get(backend) or backend, [])
+        return self._by_key.get((self.keys.get(backend) or backend, basis), [])
+
+    def of_call(self, call: Call, basis: PriceBasis = "contracted") -> list[PriceRow]:
+        """Every row of a call's backend; without one, those of the key `issuer/model`."""
+        found = self.of_backend(call.backend, basis)
+        if not found and call.issuer:
+            found = self._by_key.get((f"{call.issuer}/{call.model}", basis), [])
+        return found
 
     def hourly(self, backend: str) -> list[PriceRow]:
-        """Prices per hour, oldest first; they do not overlap."""
-        return [row for row in self.of_backend(backend) if row.unit == "hour"]
+        """Prices per hour in the book's currency, oldest first; they do not overlap.
+
+        One in another currency is cut where its exchange rate changes, and converted to 18
+        digits after the point. Where no rate holds there is no price.
+        """
+        if backend not in self._hourly:
+            found: list[PriceRow] = []
+            for row in self.of_backend(backend):
+                if row.unit == "hour":
+                    found += [row] if row.currency == self.currency else self._converted(row)
+            self._hourly[backend] = found
+        return self._hourly[backend]
 
     def tokens(self, backend: str, at_ns: int) -> dict[str, PriceRow]:
-        """The price of each leaf at that moment; leaves without a price are left out."""
-        found = {
-            row.leaf: row
-            for row in self.of_backend(backend)
-            if row.unit == "1M_tokens" and row.covers(at_ns)
-        }
-        prices = {leaf: found.get(leaf) or found.get(PARENT[leaf]) for leaf in LEAVES}
+        """The price of each leaf at that moment, for estimates before a call.
+
+        Of several rows (regions, contexts) the dearest of the standard tier; leaves without a
+        price in the book's currency are left out. What a call did cost is `choose`'s.
+        """
+        dearest: dict[str, PriceRow] = {}
+        for row in self.of_backend(backend):
+            usable = row.unit == "1M_tokens" and row.currency == self.currency
+            if usable and row.covers(at_ns) and row.tier in ("", ANY_TIER):
+                known = dearest.get(row.leaf)
+                if known is None or row.price > known.price:
+                    dearest[row.leaf] = row
+        prices = {leaf: dearest.get(leaf) or dearest.get(PARENT[leaf]) for leaf in LEAVES}
         return {leaf: row for leaf, row in prices.items() if row is not None}
 
+    def choose(self, rows: Sequence[PriceRow], leaf: str, call: Call) -> PriceRow | str:
+        """The row that prices one leaf of a call, or why there is none.
 
-def load_book(config: Config) -> PriceBook:
-    """The prices of a configuration: its sheet, or `<home>/prices.csv`, or none at all."""
-    path = Path(config.ledger.prices) if config.ledger.prices else None
-    default = config.home_path() / "prices.csv"
-    if path is None and default.exists():
-        path = default
-    keys = {name: backend.price for name, backend in config.backend.items() if backend.price}
-    rows = load_prices(path).rows if path else ()
-    idle = {
-        name: IdlePolicy(
-            reserved_by=backend.reserved_by,
-            reserved_share=backend.reserved_share,
-            headroom=backend.headroom,
-        )
-        for name, backend in config.backend.items()
-        if backend.reserved_by or backend.headroom
-    }
-    return PriceBook(rows, keys, idle)
+        Args:
+            rows: Those of the call, see `of_call`.
+            leaf: One of `LEAVES`.
+            call: The call's facts.
+        """
+        reason = f"no price of {leaf} at that moment"
+        for name in (leaf, PARENT[leaf]):
+            held = [
+                row
+                for row in rows
+                if row.leaf == name and row.unit == "1M_tokens" and row.covers(call.at_ns)
+            ]
+            found = _narrowed(held, call) if held else reason
+            if isinstance(found, PriceRow):
+                return found
+            reason = found
+        return reason
 
+    def conversion(self, row: PriceRow, at_ns: int) -> Conversion | str | None:
+        """How a row's price becomes the book's currency: not at all, so, or why it cannot."""
+        if row.currency == self.currency:
+            return None
+        day = day_of(at_ns)
+        found = self.rates.between(row.currency, self.currency, day)
+        return found or f"no exchange rate from {row.currency} to {self.currency} for {day}"
 
-def load_prices(path: Path) -> PriceBook:
-    """Read and check a sheet.
-
-    Raises:
-        ConfigError: Something is wrong; names the file, the line and the column.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such price sheet", hint="check ledger.prices") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    cells = _yaml_rows(path, text) if path.suffix in (".yaml", ".yml") else _csv_rows(path, text)
-    rows = tuple(_row(f"{path}:{line}", f"{path.name}:{line}", raw) for line, raw in cells)
-    _check_sheet(path, rows)
-    return PriceBook(rows)
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    try:
-        for cells in reader:
-            line = reader.line_num
-            if not any(cell.strip() for cell in cells) or cells[0].lstrip().startswith("#"):
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                _check_columns(f"{path}:{line}", header)
-                continue
-            if len(cells) > len(header):
-                raise ConfigError(
-                    f"{path}:{line}: {len(cells)} cells, but the header has {len(header)}",
-                    hint='put a cell that holds a comma in "double quotes"',
-                )
-            yield line, dict(zip(header, map(str.strip, cells), strict=False))
-    except csv.Error as error:
-        raise ConfigError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
-    if not header:
-        raise ConfigError(f"{path}:1: no header", hint=f"the first line is {','.join(COLUMNS)}")
+    def _converted(self, row: PriceRow) -> list[PriceRow]:
+        inside = [
+            edge
+            for edge in self.rates.edges(row.currency, self.currency)
+            if row.from_ns < edge < row.to_ns
+        ]
+        edges = [row.from_ns, *inside, row.to_ns]
+        found: list[PriceRow] = []
+        for start, end in pairwise(edges):
+            how = self.rates.between(row.currency, self.currency, day_of(start))
+            if how is not None:
+                units = how.units(Fraction(row.price) * 10**_SCALE)
+                price = _EXACT.scaleb(Decimal(units), -_SCALE)
+                changes = {"price": price, "currency": self.currency}
+                piece = msgspec.structs.replace(row, from_ns=start, to_ns=end, **changes)
+                if found and (found[-1].to_ns, found[-1].price) == (start, price):
+                    piece = msgspec.structs.replace(found.pop(), to_ns=end)
+                found.append(piece)
+        return found
 
 
-def _yaml_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(root, yaml.SequenceNode):
-        raise ConfigError(f"{path}:1: a price sheet in YAML is a list of mappings")
-    for node in root.value:
-        line = node.start_mark.line + 1
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}:{line}: not a mapping of column to value")
-        raw = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
-                raise ConfigError(f"{path}:{key.start_mark.line + 1}: values must be single")
-            null = value.tag == "tag:yaml.org,2002:null"
-            raw[key.value] = "" if null else value.value.strip()
-        _check_columns(f"{path}:{line}", list(raw))
-        yield line, raw
+def tier_of(stated: str) -> str:
+    """A stated tier in the book's terms: empty is the standard one."""
+    tier = stated.strip().lower()
+    return "" if tier in _STANDARD else tier
 
 
-def _check_columns(at: str, names: list[str]) -> None:
-    for name in names:
-        if name not in COLUMNS:
-            raise ConfigError(f"{at}: unknown column {name!r}", hint=f"known: {', '.join(COLUMNS)}")
-        if names.count(name) > 1:
-            raise ConfigError(f"{at}: column {name!r} is there twice")
-    for name in REQUIRED:
-        if name not in names:
-            raise ConfigError(f"{at}: column {name!r} is missing")
+def _narrowed(held: Sequence[PriceRow], call: Call) -> PriceRow | str:
+    """Of rows for one leaf at one moment, the one for the call; or what is in the way."""
+    tier = tier_of(call.tier)
+    fit = [row for row in held if row.tier == tier] or [row for row in held if row.tier == ANY_TIER]
+    if not fit:
+        return f"no price for the tier {tier or 'standard'!r}"
+    if any(row.region for row in fit):
+        if not call.region:
+            return "prices differ by region, and the call states none"
+        fit = [row for row in fit if row.region == call.region] or [
+            row for row in fit if not row.region
+        ]
+        if not fit:
+            return f"no price for the region {call.region!r}"
+    if any(row.context_from or row.context_to for row in fit):
+        tokens = call.input_tokens
+        if tokens is None:
+            return "prices differ by context, and the input tokens are unknown"
+        fit = [row for row in fit if _in_context(row, tokens)]
+        if not fit:
+            return f"no price for {tokens} input tokens"
+    return fit[0]
 
 
-def _row(at: str, where: str, raw: dict[str, str]) -> PriceRow:
-    for name in REQUIRED:
-        if not raw.get(name):
-            raise ConfigError(f"{at}: column {name!r} is empty")
-    start = _moment(at, "valid_from", raw.get("valid_from", ""), 0)
-    end = _moment(at, "valid_to", raw.get("valid_to", ""), FOREVER)
-    if start >= end:
-        raise ConfigError(f"{at}: column 'valid_to' is not after 'valid_from'")
-    if not _CURRENCY.fullmatch(raw["currency"]):
-        raise ConfigError(
-            f"{at}: column 'currency' is {raw['currency']!r}, not an ISO 4217 code such as USD"
-        )
-    return PriceRow(
-        key=raw["key"],
-        unit=_unit(at, raw["unit"]),
-        leaf=_leaf(at, raw["unit"], raw.get("leaf", "")),
-        price=_price(at, raw["price"]),
-        currency=raw["currency"],
-        from_ns=start,
-        to_ns=end,
-        source=raw.get("source", ""),
-        note=raw.get("note", ""),
-        where=where,
-    )
-
-
-def _unit(at: str, text: str) -> Unit:
-    if text == "hour":
-        return "hour"
-    if text == "1M_tokens":
-        return "1M_tokens"
-    raise ConfigError(f"{at}: column 'unit' is {text!r}, not hour or 1M_tokens")
-
-
-def _leaf(at: str, unit: str, text: str) -> str:
-    if unit == "hour":
-        if text:
-            raise ConfigError(f"{at}: column 'leaf' must be empty for a price per hour")
-        return ""
-    known = ("input", "output", *LEAVES)
-    if text not in known:
-        raise ConfigError(f"{at}: column 'leaf' is {text!r}", hint=f"one of {', '.join(known)}")
-    return text
-
-
-def _price(at: str, text: str) -> Decimal:
-    if not _PRICE.fullmatch(text):
-        raise ConfigError(
-            f"{at}: column 'price' is {text!r}, not a plain decimal such as 0.90",
-            hint="no sign, no exponent, at most 9 digits before and 12 after the point",
-        )
-    return Decimal(text)
-
-
-def _moment(at: str, column: str, text: str, empty: int) -> int:
-    if not text:
-        return empty
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"{at}: column {column!r} is {text!r}, not an ISO date or time such as 2026-01-31"
-        ) from error
-    delta = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    ns = ((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000
-    return min(max(ns, 0), FOREVER)
-
-
-def _check_sheet(path: Path, rows: tuple[PriceRow, ...]) -> None:
-    """One currency; per key and leaf no two prices at once; never hours and tokens at once."""
-    by_leaf: dict[tuple[str, str, str], list[PriceRow]] = defaultdict(list)
-    by_key: dict[str, list[PriceRow]] = defaultdict(list)
-    for row in rows:
-        if row.currency != rows[0].currency:
-            raise ConfigError(
-                f"{path}: {row.where}: column 'currency' is {row.currency}, but {rows[0].where}"
-                f" says {rows[0].currency}",
-                hint="convert the sheet to one currency; exchange rates are not applied",
-            )
-        by_leaf[row.key, row.unit, row.leaf].append(row)
-        by_key[row.key].append(row)
-    for (key, _, leaf), group in by_leaf.items():
-        for first, second in pairwise(sorted(group, key=lambda row: row.from_ns)):
-            if second.from_ns < first.to_ns:
-                what = f"{key} {leaf}".strip()
-                raise ConfigError(
-                    f"{path}: {second.where}: column 'valid_from': the price of {what} overlaps"
-                    f" the one in {first.where}",
-                    hint="end the earlier price where the later one begins",
-                )
-    for key, group in by_key.items():
-        _check_one_unit(path, key, group)
-
-
-def _check_one_unit(path: Path, key: str, group: list[PriceRow]) -> None:
-    hours = [row for row in group if row.unit == "hour"]
-    tokens = [row for row in group if row.unit == "1M_tokens"]
-    for hour in hours:
-        for token in tokens:
-            if hour.from_ns < token.to_ns and token.from_ns < hour.to_ns:
-                raise ConfigError(
-                    f"{path}: {token.where}: column 'unit': {key} has a price per hour in"
-                    f" {hour.where} at the same time",
-                    hint="a backend is paid by the hour or by the token, not both",
-                )
+def _in_context(row: PriceRow, tokens: int) -> bool:
+    return row.context_from <= tokens and (not row.context_to or tokens < row.context_to)

@@ -24,7 +24,8 @@ from fungible.ledger.activity import (
     refit,
     whose_of,
 )
-from fungible.ledger.costing import WINDOW_NS, Busy, Lease, token_parts
+from fungible.ledger.charging import charge
+from fungible.ledger.costing import WINDOW_NS, Busy, Lease
 from fungible.ledger.lease_pricing import HOUR_MINUTES, price_windows
 from fungible.ledger.lines import CostKey, Line, append_costs, known_costs, known_costs_of
 from fungible.ledger.prices import LEAVES, PriceBook
@@ -34,7 +35,7 @@ CHUNK_ROWS = 20_000
 RUN_MINUTES = 30
 _COLUMNS = (
     "attempt_id, backend, started_ns, ended_ns, ingested_ns, kind, model, feature, customer,"
-    f" owner, withdrawn, {', '.join(LEAVES)}"
+    f" owner, issuer, tier, region, withdrawn, {', '.join(LEAVES)}"
 )
 
 
@@ -293,19 +294,18 @@ def _price_tokens(
 
 
 def _token_line(book: PriceBook, row: dict[str, Any]) -> Line | None:
-    prices = book.tokens(row["backend"], row["started_ns"])
-    parts = None if row["withdrawn"] else token_parts(row, prices)
-    if parts is None:
+    found = "withdrawn" if row["withdrawn"] else charge(book, row)
+    if isinstance(found, str):
         return None
-    used = [prices[leaf] for leaf in parts] or list(prices.values())
     return Line(
         backend=row["backend"],
-        units=sum(parts.values()),
-        currency=used[0].currency,
+        units=found.units,
+        currency=found.currency,
         basis="contracted",
         rule="tokens",
-        parts=parts,
-        source=" ".join(dict.fromkeys(price.where for price in used)),
+        issuer=found.issuer,
+        parts=found.by_sku(),
+        source=found.source(),
         whose=whose_of(row),
     )
 

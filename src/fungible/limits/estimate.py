@@ -12,7 +12,8 @@ import msgspec
 
 from fungible.config import LimitsSettings
 from fungible.contract.events import AttemptEvent
-from fungible.ledger.costing import token_units, units_of
+from fungible.ledger.charging import charge
+from fungible.ledger.costing import units_of
 from fungible.ledger.prices import INPUT_LEAVES, LEAVES, OUTPUT_LEAVES, PriceBook
 from fungible.limits.rules import Need, nanos_of, nanos_up
 
@@ -80,8 +81,9 @@ class Estimator:
         known = [tokens for tokens in usage.values() if tokens is not None]
         if len(known) < len(LEAVES):
             return None
-        prices = self._book.tokens(event.backend, event.started_ns)
-        units = token_units(usage, prices) if prices else None
+        facts = {name: getattr(event, name) for name in ("backend", "started_ns", "region")}
+        found = charge(self._book, facts | usage)
+        units = None if isinstance(found, str) else found.units
         if units is None and event.backend in self._declared:
             units = -(-sum(known) * self._declared[event.backend] // _MILLION)
         return Need(sum(known), None if units is None else nanos_up(units))

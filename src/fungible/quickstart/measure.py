@@ -11,8 +11,8 @@ from fungible.bench.trace import Trace
 from fungible.contract.events import VerdictEvent
 from fungible.contract.ids import new_id
 from fungible.errors import UnavailableError
-from fungible.ledger.prices import load_book
 from fungible.ledger.queries import NetCostRow, net_cost
+from fungible.ledger.sheets import load_book
 from fungible.quickstart.evaluate import CONCURRENCY, Bench
 from fungible.quickstart.progress import Stage
 from fungible.quickstart.setup import ENTRIES, MODEL, REFERENCE

@@ -18,7 +18,7 @@ from fungible.config import Config, RouteSettings
 from fungible.contract.events import AttemptEvent, Role
 from fungible.contract.inference import InferenceRequest
 from fungible.errors import UnavailableError, UnsupportedError, UpstreamError
-from fungible.ledger.prices import load_book
+from fungible.ledger.sheets import load_book
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.answer import Dispatched
 from fungible.routing.attempt import Attempt

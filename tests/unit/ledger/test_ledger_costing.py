@@ -10,18 +10,16 @@ from hypothesis import strategies as st
 
 from fungible.ledger.costing import (
     HOUR_NS,
-    UNITS,
     WINDOW_NS,
     Busy,
     Lease,
     Window,
     amount_of,
     share,
-    token_units,
     units_of,
     windows,
 )
-from fungible.ledger.prices import FOREVER, LEAVES, PriceRow
+from fungible.ledger.prices import FOREVER, PriceRow
 
 T0 = 1_790_000_040 * 1_000_000_000
 
@@ -35,18 +33,6 @@ def hourly(price: str, from_ns: int = 0, to_ns: int = FOREVER) -> PriceRow:
         currency="USD",
         from_ns=from_ns,
         to_ns=to_ns,
-    )
-
-
-def per_million(price: str) -> PriceRow:
-    return PriceRow(
-        key="b",
-        unit="1M_tokens",
-        leaf="input",
-        price=Decimal(price),
-        currency="USD",
-        from_ns=0,
-        to_ns=FOREVER,
     )
 
 
@@ -200,28 +186,3 @@ def test_an_attempt_without_duration_is_priced_at_nothing() -> None:
     backwards = Busy(attempt_id="b", started_ns=T0 + 5, ended_ns=T0 - 5)
     outside = Busy(attempt_id="c", started_ns=T0 + WINDOW_NS, ended_ns=T0 + WINDOW_NS)
     assert share(window, [instant, backwards, outside]).attempts == {"a": 0, "b": 0}
-
-
-@given(
-    st.dictionaries(st.sampled_from(LEAVES), st.integers(0, 10**9), min_size=5),
-    st.dictionaries(st.sampled_from(LEAVES), st.decimals(0, 10**6, places=12), min_size=5),
-)
-def test_token_costs_are_exact(usage: dict[str, int], rates: dict[str, Decimal]) -> None:
-    rows = {leaf: per_million(f"{price:f}") for leaf, price in rates.items()}
-    units = token_units(usage, rows)
-    exact = sum(
-        (Fraction(price) * usage[leaf] / 1_000_000 for leaf, price in rates.items()), Fraction(0)
-    )
-    assert units is not None
-    assert Fraction(units, UNITS) == exact
-    assert Fraction(amount_of(units)) == exact
-
-
-def test_what_is_unknown_is_not_free() -> None:
-    rows = {"in_uncached": per_million("1")}
-    known = dict.fromkeys(LEAVES, 0) | {"in_uncached": 3}
-    assert token_units(known, rows) == 3 * UNITS // 1_000_000
-    assert token_units(known | {"out_visible": 1}, rows) is None
-    assert token_units(known | {"out_visible": None}, rows) is None  # type: ignore[dict-item]
-    assert token_units({"in_uncached": 3}, rows) is None
-    assert token_units(known, {}) is None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fungible.config import BackendSettings, Config, LedgerSettings
 from fungible.errors import ConfigError
-from fungible.ledger.prices import FOREVER, LEAVES, PriceBook, load_book, load_prices
+from fungible.ledger.prices import FOREVER, LEAVES, PriceBook
+from fungible.ledger.sheets import load_book, load_prices
 
 HEADER = "key,unit,leaf,price,currency,valid_from,valid_to,source,note\n"
 _CELL = st.characters(exclude_categories=("Cs",), exclude_characters=',"\r\n')
@@ -162,7 +163,7 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_or_unreadable_sheet(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such price sheet"):
+    with pytest.raises(ConfigError, match="no such file"):
         load_prices(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):

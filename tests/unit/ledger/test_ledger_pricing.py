@@ -11,8 +11,9 @@ import pytest
 from fungible.contract.events import AttemptEvent, LeaseEvent
 from fungible.errors import UnavailableError
 from fungible.ledger import pricing
-from fungible.ledger.prices import PriceBook, load_prices
+from fungible.ledger.prices import PriceBook
 from fungible.ledger.pricing import reprice
+from fungible.ledger.sheets import load_prices
 from fungible.ledger.store import Store
 
 S = 1_000_000_000

@@ -9,9 +9,10 @@ import pytest
 from fungible.contract.events import AttemptEvent, EvalItemEvent, LeaseEvent
 from fungible.errors import InputError
 from fungible.ledger.explain import explain
-from fungible.ledger.prices import PriceBook, load_prices
+from fungible.ledger.prices import PriceBook
 from fungible.ledger.pricing import reprice
 from fungible.ledger.queries import UNATTRIBUTED, cost_report, net_cost, ratio
+from fungible.ledger.sheets import load_prices
 from fungible.ledger.store import Store
 
 S = 1_000_000_000

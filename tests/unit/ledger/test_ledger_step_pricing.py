@@ -13,9 +13,10 @@ from fungible.contract.steps import ClassWeightsEvent, Step, StepsEvent
 from fungible.errors import UnavailableError
 from fungible.ledger import pricing
 from fungible.ledger.explain import explain
-from fungible.ledger.prices import IdlePolicy, PriceBook, load_prices
+from fungible.ledger.prices import IdlePolicy, PriceBook
 from fungible.ledger.pricing import reprice
 from fungible.ledger.queries import cost_report
+from fungible.ledger.sheets import load_prices
 from fungible.ledger.store import Store
 
 S = 1_000_000_000

@@ -1,0 +1,141 @@
+"""`fungible ingest prices` and `rates`: what things cost, and in which money."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from fungible.cli.cost import find_config
+from fungible.cli.options import common_options
+from fungible.cli.tables import print_json
+from fungible.config import Config
+from fungible.errors import InputError
+from fungible.ingest.intake import Intake, Receipt
+from fungible.ingest.prices import plan_import, refuse_empty, write_import
+from fungible.ingest.rates import rates_digest, read_rates, take_rates
+from fungible.ledger.access import open_access
+from fungible.ledger.prices import PriceRow
+from fungible.ledger.sheet_cells import worksheet_of
+from fungible.ledger.sheets import moment_ns, read_sheet
+from fungible.ledger.spool import SpoolWriter
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+known_option = click.option(
+    "--known-at", default="", help="Since when this is known, an ISO time (UTC). Default: now."
+)
+
+
+@click.command()
+@click.argument("file", type=FILE, required=False)
+@click.option("--sheet", "worksheet", default="", help="Worksheet of a workbook.")
+@click.option("--as", "name", default="", help="Name of the sheet. Default: the file's name.")
+@click.option("--withdraw", default="", help="Take a whole sheet back, by its name.")
+@known_option
+@common_options
+def prices(
+    *,
+    file: Path | None,
+    worksheet: str,
+    name: str,
+    withdraw: str,
+    known_at: str,
+    home: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Take in a price sheet (CSV, YAML or XLSX), whole or not at all.
+
+    It replaces what the sheet of that name said before, from now on: what was known earlier can
+    still be asked for.
+    """
+    config = find_config(home, config_path)
+    rows: list[PriceRow] = []
+    if (file is None) == (not withdraw):
+        raise InputError("name a FILE, or a sheet to --withdraw, and not both")
+    if file is not None:
+        chosen = worksheet_of(file, worksheet)
+        rows = list(read_sheet(file, chosen))
+        refuse_empty(str(file), rows)
+        name = name or (f"{file.name}!{chosen}" if chosen else file.name)
+    import_rows(config, name or withdraw, rows, moment_of(known_at), as_json=as_json)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@known_option
+@common_options
+def rates(
+    *, file: Path, known_at: str, home: Path | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Take in exchange rates: CSV of day, base, quote and rate, or the ECB's reference rates."""
+    config = find_config(home, config_path)
+    facts = read_rates(file, moment_of(known_at))
+    with writing(config) as spool:
+        digest = rates_digest(facts)
+        with Intake(spool, stream="rates", source=file.name, digest=digest) as intake:
+            take_rates(intake, facts)
+    settle(config, intake.receipt(), as_json=as_json)
+
+
+def import_rows(
+    config: Config, sheet: str, rows: list[PriceRow], known_ns: int, *, as_json: bool
+) -> None:
+    """Check rows against the ledger, write them, and price by them."""
+    access = open_access(config)
+    try:
+        planned = plan_import(config, access, sheet, rows, known_ns)
+    finally:
+        access.close()
+    if planned.unchanged:
+        receipt = Receipt(stream="prices", source=sheet, rows=0, rejected=0, reasons=[])
+        if as_json:
+            print_json(receipt)
+        else:
+            click.echo(f"{sheet}: nothing new")
+        return
+    with writing(config) as spool:
+        receipt = write_import(spool, planned)
+    settle(config, receipt, as_json=as_json)
+
+
+@contextmanager
+def writing(config: Config) -> Iterator[SpoolWriter]:
+    """The spool of imports; sealed at the end."""
+    spool = SpoolWriter(config.spool_path(), "ingest", max_bytes=config.ledger.max_spool_bytes)
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+def settle(config: Config, receipt: Receipt, *, as_json: bool) -> None:
+    """Let the ledger take the rows in and price by them, and say what was taken.
+
+    While control runs it does that by itself, within seconds.
+    """
+    open_access(config).close()
+    if as_json:
+        print_json(receipt)
+        return
+    rejected = f", {receipt.rejected} rejected" if receipt.rejected else ""
+    click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
+    for reason in receipt.reasons:
+        click.echo(f"  {reason}", err=True)
+
+
+def moment_of(text: str) -> int:
+    """`--known-at` in ns; now where it is empty.
+
+    Raises:
+        InputError: It is no ISO date or time.
+    """
+    if not text:
+        return time.time_ns()
+    try:
+        return moment_ns(text)
+    except ValueError as error:
+        raise InputError(
+            f"--known-at {text!r} is not an ISO date or time", hint="for example 2026-11-03T12:00"
+        ) from error
