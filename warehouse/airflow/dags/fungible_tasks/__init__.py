@@ -1,0 +1,1 @@
+"""What Fungible's DAGs share: settings, commands, files, schedules and assets."""
