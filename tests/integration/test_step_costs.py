@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from fungible.config import BackendSettings, Config, EngineSettings, RouteSettings, load_config
+from fungible.ingest.vllm_metrics import read_scrapes
 from fungible.ledger.access import Access, open_access
 from fungible.ledger.explain import explain
 from fungible.ledger.prices import PriceBook
@@ -56,6 +58,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         with ThreadPoolExecutor(6) as pool:
             assert set(pool.map(one, range(60))) == {200}
+        with urllib.request.urlopen(f"{direct.removesuffix('/v1')}/metrics") as page:
+            (home / "metrics.txt").write_bytes(b"# scraped 1800000000.5\n" + page.read())
         assert running.end(signal.SIGINT) == 0
     return home
 
@@ -105,6 +109,14 @@ def test_every_attempt_has_exactly_its_own_tokens_in_the_steps(ledger: Access) -
         " ARRAY JOIN requests AS r WHERE startsWith(r, 'req_')"
     ).rows
     assert strangers == [(6,)]
+
+
+def test_the_engines_metrics_count_what_its_steps_hold(home: Path, ledger: Access) -> None:
+    (scrape,) = read_scrapes((home / "metrics.txt").read_text(), "metrics.txt")
+    steps = ledger.query("SELECT count(), sum(prefill_tokens) FROM engine_steps FINAL").rows
+    assert steps == [(scrape.steps, scrape.prompt)]
+    assert (scrape.at_ns, scrape.running) == (1_800_000_000_500_000_000, 0)
+    assert scrape.generated > 0
 
 
 def test_the_fit_is_on_record_and_explains_a_request(ledger: Access) -> None:

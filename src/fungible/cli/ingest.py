@@ -7,6 +7,7 @@ from fungible.cli.lazy import LazyGroup, Table
 COMMANDS: Table = {
     "prices": ("fungible.cli.ingest_prices", "prices", "Price sheets: CSV, YAML or XLSX."),
     "rates": ("fungible.cli.ingest_prices", "rates", "Exchange rates by day."),
+    "steps": ("fungible.cli.ingest_steps", "steps", "What a self-hosted engine did, for its cost."),
 }
 
 

@@ -47,9 +47,9 @@ class Intake:
         self._rejected = 0
         self._reasons: dict[str, None] = {}
 
-    def take(self, fact: Record) -> None:
-        """Accept one fact."""
-        self._rows += 1
+    def take(self, fact: Record, *, rows: int = 1) -> None:
+        """Accept one fact, made of so many rows of the source."""
+        self._rows += rows
         self._add(fact)
 
     def reject(self, place: str, reason: str, sample: str) -> None:

@@ -53,20 +53,28 @@ class StepReader:
         backend: Whose engine wrote them.
         sink: Gets each batch; what it raises goes through.
         mark: Where to go on.
+        reject: Told of each line that is neither a step nor clocks: its number since the mark,
+            why, and the line.
 
     Attributes:
         steps: Steps read.
-        rejected: Lines that are neither a step nor clocks.
+        rejected: Such lines.
     """
 
     def __init__(
-        self, backend: str, sink: Callable[[StepsEvent], object], mark: Mark | None = None
+        self,
+        backend: str,
+        sink: Callable[[StepsEvent], object],
+        mark: Mark | None = None,
+        reject: Callable[[int, str, bytes], object] = lambda number, why, line: None,
     ) -> None:
         self.mark = mark or Mark()
         self.steps = 0
         self.rejected = 0
         self._backend = backend
         self._sink = sink
+        self._reject = reject
+        self._lines = 0
         self._decoder = msgspec.json.Decoder(_Line)
         self._ids: dict[str, int] = {}
         self._batch: list[Step] = []
@@ -74,12 +82,17 @@ class StepReader:
     def feed(self, data: bytes) -> None:
         """Whole lines."""
         for line in data.splitlines():
+            self._lines += 1
             if not line.strip():
                 continue
             try:
                 self._line(self._decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError):
+            except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError) as error:
                 self.rejected += 1
+                self._reject(self._lines, f"not a line of a step log: {error}", line)
+            except InputError as error:
+                self.rejected += 1
+                self._reject(self._lines, error.message, line)
         self.mark.offset += len(data)
 
     def flush(self) -> None:
@@ -99,10 +112,14 @@ class StepReader:
         shares = line.requests
         counts = [count for one in shares for count in (one.prefill, one.decode, one.kv)]
         epoch, took = self.mark.epoch_ns, _ns(line.seconds)
-        fine = 0 <= took <= LONGEST_STEP_NS and min(counts, default=0) >= 0
-        if line.start is None or epoch is None or not fine:
-            self.rejected += 1
-            return
+        if line.start is None:
+            raise InputError("neither a step nor clocks")
+        if epoch is None:
+            raise InputError("no clocks before it")
+        if not 0 <= took <= LONGEST_STEP_NS:
+            raise InputError("its seconds are missing, below 0 or more than an hour")
+        if min(counts, default=0) < 0:
+            raise InputError("a count is below 0")
         self._batch.append(
             Step(
                 line.step,
@@ -122,13 +139,18 @@ def _ns(seconds: Decimal) -> int:
     return int((seconds * _NS).to_integral_value())
 
 
-def read_step_log(path: Path, backend: str, sink: Callable[[StepsEvent], object]) -> StepReader:
+def read_step_log(
+    path: Path,
+    backend: str,
+    sink: Callable[[StepsEvent], object],
+    reject: Callable[[int, str, bytes], object] = lambda number, why, line: None,
+) -> StepReader:
     """A whole file; a torn last line is left out. The reader says what was found.
 
     Raises:
         InputError: It cannot be read, or holds no step.
     """
-    reader = StepReader(backend, sink)
+    reader = StepReader(backend, sink, reject=reject)
     try:
         with path.open("rb") as file:
             _read_on(file, reader)

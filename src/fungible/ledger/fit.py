@@ -48,7 +48,14 @@ def fit_steps(samples: Iterable[tuple[int, int, int, int]]) -> StepFit | None:
 
     The order does not matter. `None` without any step.
     """
-    rows = [(1, prefill, decode, kv, duration) for duration, prefill, decode, kv in samples]
+    return fit_stretches(
+        (duration, 1, prefill, decode, kv) for duration, prefill, decode, kv in samples
+    )
+
+
+def fit_stretches(stretches: Iterable[tuple[int, int, int, int, int]]) -> StepFit | None:
+    """The same for stretches of busy time, given as (ns, steps, prefill, decode and kv tokens)."""
+    rows = [(*contents, duration) for duration, *contents in stretches]
     if not rows:
         return None
     columns = list(zip(*rows, strict=True))
@@ -56,7 +63,7 @@ def fit_steps(samples: Iterable[tuple[int, int, int, int]]) -> StepFit | None:
         [sum(a * b for a, b in zip(one, two, strict=True)) for two in columns] for one in columns
     ]
     found, residual = _best(products)
-    total = Fraction(products[4][4]) - Fraction(products[0][4] ** 2, len(rows))
+    total = Fraction(products[4][4]) - Fraction(sum(columns[4]) ** 2, len(rows))
     r2 = 1 - residual / total if total else Fraction(residual == 0)
     step, prefill, decode, kv = (round(value * FS_PER_NS) for value in found)
     return StepFit(
