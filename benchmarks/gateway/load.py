@@ -114,6 +114,8 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._first:
             self._begin(data)
+        if self._first:
+            return  # a head may end like a body does
         if self._need:
             self._need -= len(data)
             if self._need <= 0:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psutil
 
-from fungible.gateway.writer import GatewayProtocol
 from support.processes import FUNGIBLE
 from support.raw_server import RawServer
 from support.rows import rows
@@ -83,8 +82,3 @@ async def test_a_client_that_reads_slowly_holds_its_backend_up_not_our_memory(
         process.terminate()
         await asyncio.to_thread(process.communicate)
     assert [row.status for row in rows(tmp_path / "home" / "spool")] == ["ok"]
-
-
-def test_the_server_still_starts_tasks_where_we_join_in() -> None:
-    """A release of uvicorn that does not would fall back to ASGI: correct, but slower."""
-    assert "_start_asgi_task" in dir(GatewayProtocol.__mro__[1])

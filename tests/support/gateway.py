@@ -1,4 +1,4 @@
-"""The gateway's ASGI application with a way to call it, to see its rows and to move its routes."""
+"""The gateway's application with a way to call it, to see its rows and to move its routes."""
 
 import contextlib
 import time
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from fungible.config import Config
 from fungible.contract.events import AttemptEvent
@@ -15,14 +14,14 @@ from fungible.gateway.app import build_gateway
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 from fungible.routing.table import Admission, Route, RouteTable
-from support.asgi import Call
+from support.edge import Asked
 from support.rows import rows
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 class GatewayInProcess:
-    """Call it inside its lifespan."""
+    """Ask it while it is running."""
 
     def __init__(self, config: Config, config_path: Path | None = None) -> None:
         self.config = config
@@ -38,17 +37,13 @@ class GatewayInProcess:
         path: str = "/v1/chat/completions",
         key: str = "",
         get: bool = False,
-    ) -> Call:
+    ) -> Asked:
         """A request under way."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        method = "GET" if get else "POST"
+        return Asked(self.app.serve, method, path, BODY if body is None else body, headers)
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if key:
-                scope["headers"].append((b"authorization", f"Bearer {key}".encode()))
-            await self.app(scope, receive, send)
-
-        return Call(app, "GET" if get else "POST", path, BODY if body is None else body)
-
-    async def ask(self, key: str = "", **fields: Any) -> Call:
+    async def ask(self, key: str = "", **fields: Any) -> Asked:
         """A chat completion, answered."""
         return await self.call({**BODY, **fields}, key=key).done()
 

@@ -10,7 +10,7 @@ from fungible.cli.workers import serve_workers
 from fungible.config import Config, load_config
 from fungible.errors import ConfigError
 from fungible.gateway.app import build_gateway
-from fungible.gateway.slow_clients import patient_protocol
+from fungible.gateway.edge import edge_protocol
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
 
@@ -54,7 +54,7 @@ def serve(
         spool = SpoolWriter(config.spool_path(), name, max_bytes=config.ledger.max_spool_bytes)
         dispatcher = Dispatcher(config=config, spool=spool)
         app = build_gateway(config, dispatcher, spool, config_path)
-        run_server(app, sock, name=name, http=patient_protocol(config.gateway))
+        run_server(app, sock, name=name, http=edge_protocol(app.serve, config.gateway))
 
 
 def _say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: the contract that product code sees.
+"""The gateway's application: the contract that product code sees.
 
 Who is asking is settled before anything else: only `OPEN` paths are answered without a key.
 """
@@ -27,6 +27,7 @@ from fungible.gateway.watch import RouteWatcher
 from fungible.ledger.sheets import load_book
 from fungible.ledger.spool import SpoolWriter
 from fungible.routing.dispatch import Dispatcher
+from fungible.wire.formats import WireFormat
 
 log = logging.getLogger(__name__)
 
@@ -61,31 +62,33 @@ class Gateway:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the server's own start and stop."""
+        """The server's own start and stop, all that we speak ASGI for."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-            return
-        endpoint = ENDPOINTS.get(scope["path"])
-        call = Call(scope, receive, send, endpoint)
+
+    async def serve(self, call: Call) -> None:
+        """Answer one request, whatever happens."""
+        endpoint = ENDPOINTS.get(call.path)
+        if endpoint is not None:
+            call.format = endpoint
         try:
-            await self._serve(call)
+            await self._serve(call, endpoint)
         except ClientGoneError as error:
             log.debug("%s: %s", call.request_id, error.message)
         except FungibleError as error:
-            await call.fail(error)
+            call.fail(error)
         except Exception as error:  # whatever it is, the client gets an answer
             log.error("unexpected failure", exc_info=error)
-            await call.fail(FungibleError("the gateway failed unexpectedly; see its log"))
+            call.fail(FungibleError("the gateway failed unexpectedly; see its log"))
         finally:
             self._requests[endpoint.endpoint if endpoint else "", call.status] += 1
 
-    async def _serve(self, call: Call) -> None:
-        path, method = call.scope["path"], call.scope["method"]
+    async def _serve(self, call: Call, endpoint: WireFormat | None) -> None:
+        path, method = call.path, call.method
         if path not in OPEN:
             call.key_name, call.key = self._keys.authenticate(
                 call.header(b"authorization"), call.header(b"x-api-key")
             )
-        endpoint = ENDPOINTS.get(path)
         if endpoint is not None:
             if method != "POST":
                 raise _not_allowed(call, "POST")
@@ -114,7 +117,7 @@ class Gateway:
             # The reason itself names paths and settings: it is in the log, not on an open path.
             health.config = "kept" if self.configuration.problem else "current"
         # Every request would be refused: whoever balances load should ask somebody else.
-        await call.json(health, 503 if rows == "refused" else 200)
+        call.json(health, 503 if rows == "refused" else 200)
 
     def _rows_state(self) -> str:
         if not self._spool.full:
@@ -122,7 +125,7 @@ class Gateway:
         return "refused" if self._dispatcher.refusing else "lost"
 
     async def _openapi(self, call: Call) -> None:
-        await call.respond(200, [JSON_TYPE], document())
+        call.respond(200, [JSON_TYPE], document())
 
     async def reconfigure(self, config: Config) -> None:
         """Serve by another configuration; requests under way end on the old one."""
@@ -142,7 +145,7 @@ class Gateway:
     async def _models(self, call: Call) -> None:
         now, allowed = int(time.time()), call.key.models
         names = [name for name in self._routes.table.routes if not allowed or name in allowed]
-        await call.json(ModelList(data=[ModelCard(id=name, created=now) for name in sorted(names)]))
+        call.json(ModelList(data=[ModelCard(id=name, created=now) for name in sorted(names)]))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -89,16 +89,16 @@ class Inference:
         self, call: Call, request: InferenceRequest, route: Route, version: int
     ) -> None:
         grace_s = self._drain_s if self._grace.get(request.model) else 0.0
-        with Presence(call.receive, grace_s) as client:
+        with Presence(call, grace_s) as client:
             answer = await self._dispatcher.dispatch(request, route=route, route_version=version)
             try:
-                await self._send(call, answer, client, version)
+                await self._send(call, answer, version)
             finally:
                 await answer.aclose()
         if client.gone and not call.started:
             raise ClientGoneError("the client left before its answer began")
 
-    async def _send(self, call: Call, answer: Dispatched, client: Presence, version: int) -> None:
+    async def _send(self, call: Call, answer: Dispatched, version: int) -> None:
         headers: HeaderList = [
             (b"content-type", answer.content_type.encode("latin-1")),
             (b"x-fungible-backend", answer.backend.encode()),
@@ -107,45 +107,28 @@ class Inference:
         if answer.dropped:
             headers.append((b"x-fungible-dropped", _listed(answer.dropped)))
         if not answer.streamed:
-            answer.abandoned = client.gone
+            answer.abandoned = call.gone
             body = await answer.pull()
             headers.append(_DURABLE if answer.recorded else _LOST)
             if answer.attempt is not None and (cost := self._cost.of(answer.attempt)):
                 headers.append((b"x-fungible-cost", cost.encode()))
-            await call.respond(200, headers, body)
+            call.respond(200, headers, body)
             return
         headers += (_NO_CACHE, _PENDING)
-        await call.start(200, headers)
-        await self._stream(call, answer, client)
+        call.start(200, headers)
+        await self._stream(call, answer)
 
-    async def _stream(self, call: Call, answer: Dispatched, client: Presence) -> None:
+    async def _stream(self, call: Call, answer: Dispatched) -> None:
         """Send events as they come; a broken stream ends in an error event."""
-        writer = call.writer
-        try:
-            if writer is not None and writer.direct:
-                await self._push(call, answer, Sink(writer, answer, client))
-            else:
-                await self._pull(call, answer, client)
-        except FungibleError as error:
-            await call.fail(error, answer.number)
-
-    async def _push(self, call: Call, answer: Dispatched, sink: Sink) -> None:
+        sink = Sink(call, answer)
         try:
             last = await answer.push(sink.write)
+        except FungibleError as error:
+            call.fail(error, answer.number)
+        else:
+            call.end(last)
         finally:
             sink.close()
-        await call.send({"type": "http.response.body", "body": last})
-
-    async def _pull(self, call: Call, answer: Dispatched, client: Presence) -> None:
-        """The same by ASGI alone, for servers that have no `Writer`."""
-        while not answer.ended:
-            piece = await answer.pull()
-            if client.gone:
-                answer.abandoned = True
-                continue
-            await call.send(
-                {"type": "http.response.body", "body": piece, "more_body": not answer.ended}
-            )
 
 
 def _listed(names: Sequence[str]) -> bytes:

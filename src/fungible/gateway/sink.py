@@ -2,8 +2,7 @@
 
 import asyncio
 
-from fungible.gateway.presence import Presence
-from fungible.gateway.writer import Writer
+from fungible.gateway.call import Call
 from fungible.routing.answer import Dispatched
 
 
@@ -11,29 +10,28 @@ class Sink:
     """Takes the pieces of one answer. Whoever made it must `close` it.
 
     Args:
-        writer: The client's connection.
+        call: Once its client is gone, pieces are dropped and the row says `cancelled`.
         answer: Held up while the client is slow.
-        client: Once it is gone, pieces are dropped and the row says `cancelled`.
     """
 
-    def __init__(self, writer: Writer, answer: Dispatched, client: Presence) -> None:
-        self._writer = writer
+    def __init__(self, call: Call, answer: Dispatched) -> None:
+        self._call = call
         self._answer = answer
-        self._client = client
         self._waiting: asyncio.Task[None] | None = None
 
     def write(self, events: bytes) -> None:
         """One piece."""
-        if self._client.gone:
+        call = self._call
+        if call.gone:
             self._answer.abandoned = True
             return
-        self._writer.write(events)
-        if self._writer.full and self._waiting is None:
+        call.write(events)
+        if call.full and self._waiting is None:
             self._answer.hold()
             self._waiting = asyncio.get_running_loop().create_task(self._go_on())
 
     async def _go_on(self) -> None:
-        await self._writer.drained()
+        await self._call.drained()
         self._waiting = None
         self._answer.go_on()
 

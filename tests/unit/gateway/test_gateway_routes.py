@@ -10,7 +10,7 @@ import pytest
 from fungible.config import BackendSettings, GatewaySettings, RouteSettings, binding_of
 from fungible.contract.events import AttemptEvent
 from fungible.routing.table import Shadow
-from support.asgi import Call
+from support.edge import Asked
 from support.gateway import BODY, GatewayInProcess, Make, table
 from support.upstream import Script, Upstream
 
@@ -148,7 +148,7 @@ async def test_a_client_that_leaves_before_the_answer_cancels_it_too(
         await until(lambda: [row.status for row in gateway.rows()] == ["cancelled"])
 
 
-async def left(call: Call, upstream: Upstream, at: int) -> None:
+async def left(call: Asked, upstream: Upstream, at: int) -> None:
     call.leave()
     await asyncio.wait_for(upstream.requests[at].disconnected.wait(), 10)
     await call.done()
