@@ -1,18 +1,14 @@
 """The same store against a ClickHouse server over HTTP.
 
 `CLICKHOUSE_URL` (such as `clickhouse://default:@127.0.0.1:8123`) names a real one. Without
-it, a small HTTP front over the embedded engine stands in: clickhouse-connect's own client
-talks to it, and the SQL is executed by the same engine.
+it, the endpoint of a control process stands in: clickhouse-connect's own client talks to it,
+and the SQL is executed by the same engine.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -22,81 +18,10 @@ from fungible.errors import QueryError
 from fungible.ledger.pricing import reprice
 from fungible.ledger.sheets import load_prices
 from fungible.ledger.store import Store, open_store
+from support.clickhouse_server import ClickHouseServer
 
 S = 1_000_000_000
 T0 = 1_790_000_040 * S
-_TRANSPORT = {
-    "query",
-    "query_id",
-    "session_id",
-    "database",
-    "client_protocol_version",
-    "wait_end_of_query",
-    "buffer_size",
-    "send_progress_in_http_headers",
-    "http_headers_progress_interval_ms",
-    "enable_http_compression",
-    "compress",
-    "cancel_http_readonly_queries_on_client_close",
-}
-
-
-class Front(BaseHTTPRequestHandler):
-    """As much of ClickHouse's HTTP interface as clickhouse-connect uses here."""
-
-    protocol_version = "HTTP/1.1"
-    folder: Path
-    lock = threading.Lock()
-
-    def do_GET(self) -> None:
-        self._answer(200, b"Ok.\n")
-
-    def do_POST(self) -> None:
-        fields = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-        asked = {name: values[0] for name, values in fields.items()}
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        sql = asked.get("query", "")
-        if sql.lstrip().upper().startswith("INSERT"):
-            data = self.folder / f"{new_id()}.rows"
-            data.write_bytes(body)
-            head, tail = sql.rsplit("FORMAT", 1)
-            sql = f"{head} FROM INFILE '{data}' FORMAT {tail.strip()}"
-        else:
-            sql = sql or body.decode()
-        with self.lock:
-            self._execute(sql, asked)
-
-    def _execute(self, sql: str, asked: dict[str, str]) -> None:
-        import chdb  # noqa: PLC0415  # heavy
-
-        handle = chdb.connect(str(self.folder / "server"))
-        try:
-            if "database" in asked:
-                handle.query(f"USE `{asked['database']}`")
-            last = [item for item in asked.items() if item[0] == "readonly"]
-            settings = [item for item in asked.items() if item[0] != "readonly"] + last
-            for name, value in settings:
-                if name not in _TRANSPORT and not name.startswith("param_"):
-                    handle.query(f"SET {name} = '{value}'")
-            params = {name[6:]: text for name, text in asked.items() if name.startswith("param_")}
-            self._answer(200, bytes(handle.query(sql, "TabSeparated", params=params).bytes()))
-        except RuntimeError as error:
-            self._answer(500, str(error).encode())
-        finally:
-            handle.close()
-
-    def _answer(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("X-ClickHouse-Timezone", "UTC")
-        if status != 200:
-            code = data.decode().split("Code: ", 1)[-1].split(".")[0]
-            self.send_header("X-ClickHouse-Exception-Code", code)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        del format, args
 
 
 @pytest.fixture
@@ -105,17 +30,8 @@ def dsn(tmp_path: Path) -> Iterator[str]:
     if real := os.environ.get("CLICKHOUSE_URL"):
         yield f"{real.rstrip('/')}/{database}"
         return
-    import chdb  # noqa: PLC0415  # heavy
-
-    anchor = chdb.connect(str(tmp_path / "server"))  # keeps the engine up between requests
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Front,), {"folder": tmp_path}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"clickhouse://127.0.0.1:{server.server_port}/{database}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-    anchor.close()
+    with ClickHouseServer(tmp_path) as server:
+        yield f"clickhouse://fungible:{server.token}@127.0.0.1:{server.port}/{database}"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_what_dies_is_started_again_at_the_same_address(tmp_path: Path) -> None:
             until(lambda name=name, child=child: running.children().get(name, child) != child)
         until(lambda: answers(running.ready["gateway"], "/v1/models"))
         until(lambda: answers(running.ready["control"], "/health"))
+        until(lambda: pings(running.ready["clickhouse"]))
         assert set(chat(running.ready["gateway"], 2)) == {200}
         assert running.end(signal.SIGINT) == 0
         assert processes_of(tmp_path) == []
@@ -198,6 +200,14 @@ def test_engines_hold_leases_and_come_back_after_kill_9(tmp_path: Path, artifact
     )  # fmt: skip
     rows = json.loads(done.stdout)["rows"]
     assert rows == [["own", "cpu-x86", 1, True]] * 2, done.stderr
+
+
+def pings(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/ping", timeout=10) as answer:
+            return answer.read() == b"Ok.\n"
+    except OSError:
+        return False
 
 
 def answers(url: str, path: str) -> bool:

@@ -35,6 +35,7 @@ from fungible.contract.streams import (
 )
 from fungible.errors import DiskError, FungibleError, QueryError, UnavailableError
 from fungible.ledger.clients import Client, ClientPool, parse_dsn
+from fungible.ledger.guard import Parts
 from fungible.ledger.schema import BOOKKEEPING, render, statements, steps
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ _WHOLE = re.compile(r"\s*(SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK)\b", re.IGNORE
 _AT_END = re.compile(r"at position \d+ \((FORMAT|Native)\) \(line \d+, col \d+\): (FORMAT )?Native")
 _WRAPPING = re.compile(
     r"Received ClickHouse exception, code: \d+, server response: |(Code: \d+\. )?DB::Exception: "
-    r"| \(for url [^)]*\)"
+    r"| \(for url [^)]*\)|: In scope SELECT formatQuery\(.*"
 )
 
 
@@ -180,6 +181,8 @@ class Store:
         if _WHOLE.match(text) and ";" in text:
             raise QueryError("one statement at a time", hint="leave the semicolon out")
         with self._client(readonly=readonly, asked=True) as client:
+            if readonly:
+                _check_parts(client, text, params)
             if _WHOLE.match(text):
                 return _whole(client, text, params, max_rows)
             rows = _streamed(client, text, params, max_rows)
@@ -239,6 +242,15 @@ def open_store(dsn: str) -> Store:
         store.close()
         raise
     return store
+
+
+def _check_parts(client: Client, sql: str, params: Mapping[str, Any] | None) -> None:
+    """Raise where SQL is more than one statement, or reads what the ledger does not hold."""
+    # Formatting takes one statement and runs nothing; EXPLAIN would run a second one.
+    client.query("SELECT formatQuery({sql:String})", parameters={"sql": sql})
+    ast = client.query(f"EXPLAIN AST {sql}", parameters=params).result_rows
+    if refusal := Parts("\n".join(line for (line,) in ast)).refused():
+        raise QueryError(refusal, hint="ask tables and views of the ledger")
 
 
 def _streamed(client: Client, sql: str, params: Mapping[str, Any] | None, max_rows: int) -> Rows:

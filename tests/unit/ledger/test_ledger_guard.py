@@ -2,6 +2,7 @@
 
 import pytest
 
+from fungible.errors import QueryError
 from fungible.ledger.guard import Parts, fixed_setting, is_fixed
 from fungible.ledger.store import Store
 
@@ -71,3 +72,14 @@ def test_limits_are_fixed(name: str) -> None:
     assert is_fixed(name)
     assert fixed_setting(f"SELECT 1 SETTINGS max_threads = 1, {name} = 0") == name
     assert not fixed_setting("SELECT 1 SETTINGS max_threads = 1")
+
+
+def test_the_console_reads_the_ledger_only(store: Store) -> None:
+    for sql in REFUSED:
+        with pytest.raises(QueryError):
+            store.query(sql, readonly=True)
+    for sql in ("SELECT 1; SELECT file('/etc/passwd')", "graph = 1 SELECT 1; DROP TABLE leases"):
+        with pytest.raises(QueryError) as raised:
+            store.query(sql, readonly=True)
+        assert "root:" not in raised.value.message
+    assert store.query("SELECT ';' AS a -- ;", readonly=True).rows == [(";",)]
