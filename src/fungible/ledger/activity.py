@@ -10,6 +10,7 @@ from fungible.contract.steps import LONGEST_STEP_NS
 from fungible.ledger.costing import WINDOW_NS, Busy
 from fungible.ledger.fit import StepFit, fit_steps
 from fungible.ledger.lines import Whose
+from fungible.ledger.priced import known_tokens
 from fungible.ledger.prices import LEAVES
 from fungible.ledger.queries import Queryable
 from fungible.ledger.sharing import Active
@@ -297,6 +298,7 @@ def whose_of(row: Mapping[str, Any]) -> Whose:
         feature=row["feature"],
         customer=row["customer"],
         owner=row["owner"],
+        tokens=known_tokens(row),
     )
 
 

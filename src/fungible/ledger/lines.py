@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fungible.ledger.costing import amount_of, units_of
+from fungible.ledger.priced import note_priced
 from fungible.ledger.store import EVERYTHING, Store
 
 # attempt, lease (empty for tokens), start of the window (of the attempt for tokens)
@@ -16,7 +17,7 @@ IdleKey = tuple[str, int, str, str]
 
 
 class Whose(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cost is summed by: the attempt's start and its dimensions."""
+    """What a cost is summed by: the attempt's start, its dimensions and its tokens."""
 
     at_ns: int = 0
     kind: str = ""
@@ -24,6 +25,7 @@ class Whose(msgspec.Struct, frozen=True, kw_only=True):
     feature: str = ""
     customer: str = ""
     owner: str = ""
+    tokens: int = 0
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,17 +101,18 @@ def append_costs(
 ) -> int:
     """Append what differs from `known`, withdraw what is no longer there; lines appended.
 
-    A line about an attempt that turned out to be somebody else's is withdrawn first, a moment
-    before, so that the sums of both are right.
+    A line that is summed elsewhere now (another customer, another currency) is withdrawn first,
+    a moment before, so that the sums of both are right.
     """
     rows = []
     for key, line in _changes(lines, known).items():
         before = known.get(key)
-        if before is not None and not before.withdrawn and before.whose != line.whose:
+        if before is not None and not before.withdrawn and _summed(before) != _summed(line):
             gone = msgspec.structs.replace(before, withdrawn=True)
             rows.append(_cost_cells(key, gone, before, now_ns - 1))
             before = None
         rows.append(_cost_cells(key, line, before, now_ns))
+    note_priced(store, rows)
     store.insert_rows("cost_lines", rows)
     return len(rows)
 
@@ -151,8 +154,14 @@ def _cost_cells(key: CostKey, line: Line, before: Line | None, now_ns: int) -> d
         "fit": line.fit,
         "parts": {sku: f"{amount_of(units):f}" for sku, units in line.parts.items()},
         **msgspec.structs.asdict(line.whose),
+        "priced": int(not line.withdrawn) - int(before is not None and not before.withdrawn),
         **_cells(line, before, now_ns),
     }
+
+
+def _summed(line: Line) -> tuple[object, ...]:
+    """What the sums are by: a line that moves from one to another is two lines."""
+    return line.backend, line.currency, line.basis, line.whose
 
 
 def _cells(line: Line, before: Line | None, now_ns: int) -> dict[str, object]:

@@ -29,6 +29,7 @@ from fungible.ledger.costing import WINDOW_NS, Busy, Lease
 from fungible.ledger.lease_pricing import HOUR_MINUTES, price_windows
 from fungible.ledger.lines import CostKey, Line, append_costs, known_costs, known_costs_of
 from fungible.ledger.prices import LEAVES, PriceBook
+from fungible.ledger.rollups import settle
 from fungible.ledger.store import EVERYTHING, Store
 
 CHUNK_ROWS = 20_000
@@ -85,6 +86,7 @@ def reprice(store: Store, book: PriceBook, now_ns: int) -> int:
         here = _everything(store)
     elif here == last:
         return 0
+    settle(store)
     known = max(now_ns, last.known_ns + 2)  # one between is for lines that move
     scope = Scope(
         known_ns=known,

@@ -121,7 +121,9 @@ class Store:
             for version in sorted(known.keys() - done):
                 step = known[version]
                 for statement in statements(step.rendered(self._layout)):
-                    client.command(statement)
+                    # A new ledger has no rows to carry over.
+                    if done or not statement.startswith("INSERT"):
+                        client.command(statement)
                 applied.append({"version": version, "name": step.name})
                 self.insert_rows("schema_migrations", applied[-1:])
         return [str(step["name"]) for step in applied]
@@ -155,6 +157,11 @@ class Store:
                 settings["insert_deduplication_token"] = f"{token}:{at}"
             with self._client() as client:
                 client.raw_insert(table, insert_block=block, fmt="JSONEachRow", settings=settings)
+
+    def command(self, sql: str) -> None:
+        """Run one statement of our own that has no answer."""
+        with self._client() as client:
+            client.command(sql)
 
     def query(
         self,
