@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fungible.ledger.rollups import ROLLUPS
 from fungible.ledger.ship import ship
 from fungible.ledger.store import open_store
 
@@ -96,6 +97,9 @@ def shipped(home: Path) -> dict[str, list[str]]:
         store.migrate()
         ship(home / "spool", store)
         assert ship(home / "spool", store) == 0
+        for rollup in ROLLUPS:
+            sums = store.query(f"SELECT sum(r.attempts) FROM {rollup.table} AS r").rows
+            assert sums == store.query("SELECT toInt64(count()) FROM attempt_events").rows
         return {
             "attempts": [
                 row[0] for row in store.query("SELECT attempt_id FROM attempts ORDER BY 1").rows
