@@ -7,6 +7,8 @@ from fungible.cli.lazy import LazyGroup, Table
 COMMANDS: Table = {
     "prices": ("fungible.cli.ingest_prices", "prices", "Price sheets: CSV, YAML or XLSX."),
     "rates": ("fungible.cli.ingest_prices", "rates", "Exchange rates by day."),
+    "infra": ("fungible.cli.ingest_files", "infra", "Machines, pods and deployments."),
+    "invoice": ("fungible.cli.ingest_files", "invoice", "What was billed: FOCUS, AWS, CSV."),
     "steps": ("fungible.cli.ingest_steps", "steps", "What a self-hosted engine did, for its cost."),
 }
 
