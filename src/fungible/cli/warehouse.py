@@ -6,6 +6,7 @@ import secrets
 import click
 import msgspec
 
+from fungible.cli.warehouse_build import build, endpoint
 from fungible.config import ClickHouseSettings, ReaderSettings
 from fungible.config.check import check_clickhouse
 from fungible.ledger.schema import BOOKKEEPING, Engine, Layout, render, script, steps
@@ -14,6 +15,10 @@ from fungible.ledger.schema import BOOKKEEPING, Engine, Layout, render, script, 
 @click.group()
 def warehouse() -> None:
     """The tables behind the numbers."""
+
+
+warehouse.add_command(build)
+warehouse.add_command(endpoint)
 
 
 @warehouse.command()

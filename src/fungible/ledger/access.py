@@ -62,8 +62,10 @@ def open_access(config: Config) -> Access:
         UnavailableError: The ledger is open in a process that does not answer.
         ConfigError: The price sheet or the ledger's address is malformed.
     """
-    remote = _running_control(config)
-    return remote if remote is not None else DirectAccess(config)
+    if running := _running_control(config):
+        address, token = running
+        return ControlAccess(address.url, token)
+    return DirectAccess(config)
 
 
 class DirectAccess:
@@ -145,8 +147,14 @@ def _with_decimals(row: tuple[Any, ...], decimals: list[int]) -> tuple[Any, ...]
     return tuple(cells)
 
 
-def _running_control(config: Config) -> ControlAccess | None:
-    """The control process of this home, if there is one and it answers."""
+def control_address(config: Config) -> ControlAddress | None:
+    """Where the control process of this home answers, if there is one and it does."""
+    running = _running_control(config)
+    return running[0] if running else None
+
+
+def _running_control(config: Config) -> tuple[ControlAddress, str] | None:
+    """The same with its token."""
     run = config.home_path() / "run"
     try:
         address = msgspec.json.decode((run / "control.json").read_bytes(), type=ControlAddress)
@@ -157,7 +165,7 @@ def _running_control(config: Config) -> ControlAccess | None:
         status, _ = exchange(address.url, "GET", "/health", b"", token, timeout_s=5.0)
     except (OSError, http.client.HTTPException):
         return None
-    return ControlAccess(address.url, token) if status == 200 else None
+    return (address, token) if status == 200 else None
 
 
 def _post(url: str, path: str, body: bytes, token: str) -> tuple[int, bytes]:

@@ -1,0 +1,1 @@
+"""Builds the marts: the packaged dbt project, in dbt's own environment, against the ledger."""

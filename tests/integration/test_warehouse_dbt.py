@@ -1,0 +1,277 @@
+"""`fungible warehouse build`: unmodified dbt against a real ledger, its marts against the page.
+
+dbt is installed from the project's lock file, once a run, unless FUNGIBLE_DBT names one.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fungible.config import Config, load_config
+from fungible.contract.events import AttemptEvent, EvalItemEvent, Record
+from fungible.dashboard.live import read_snapshot
+from fungible.dashboard.snapshot import Snapshot
+from fungible.ledger.access import open_access
+from fungible.ledger.queries import DIMENSIONS, CostReport, cost_report, net_cost
+from fungible.ledger.store import Store, open_store
+from fungible.warehouse.environment import OWN_DBT, find_dbt, find_project
+from support.dashboard_events import CANDIDATE, REFERENCE, S, attempt, loop
+from support.dashboard_server import SHEET, config_of
+
+pytest.importorskip("chdb", reason="needs the ledger extra: pip install 'fungible[ledger]'")
+
+Row = dict[str, Any]
+RUN = "run_eval"
+MARTS = ("cost_per_token_hourly", "cost_by_feature", "cost_by_customer", "cost_by_owner")
+
+
+@pytest.fixture(scope="module")
+def dbt(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if named := os.environ.get(OWN_DBT):
+        return named
+    return str(find_dbt(tmp_path_factory.mktemp("dbt"), find_project(), print))
+
+
+def fungible(dbt: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "fungible", *arguments],
+        env=os.environ | {OWN_DBT: dbt},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def build(dbt: str, home: Path, *options: str, code: int = 0) -> Row:
+    done = fungible(dbt, "warehouse", "build", "--home", str(home), "--json", *options)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    built: Row = msgspec.json.decode(done.stdout)
+    failed = [node for node in built["nodes"] if node["message"]]
+    assert done.returncode == code, failed
+    return built
+
+
+class Seen(msgspec.Struct, kw_only=True):
+    """What was built, what the ledger said at that time, and what is in the marts."""
+
+    built: Row
+    snapshot: Snapshot
+    reports: dict[str, CostReport]
+    marts: dict[str, list[Row]]
+    net: dict[str, Decimal | None]
+
+
+def evals(now: int) -> list[Record]:
+    """Eight scored answers on two backends, with a failed first try of one of them."""
+    records: list[Record] = []
+    for number, backend in enumerate([REFERENCE, CANDIDATE] * 4):
+        one = attempt(
+            500_000 + number, backend=backend, ended_ns=now - 20 * S, kind="eval", run_id=RUN
+        )
+        records.append(one)
+        records.append(
+            EvalItemEvent(
+                run_id=RUN,
+                suite="everyday",
+                suite_hash="5f",
+                item_id=f"item_{number}",
+                cluster="",
+                backend=backend,
+                attempt_id=one.attempt_id,
+                score=1.0 if number % 3 else 0.25,
+                output_hash="",
+                output_tokens=one.out_visible,
+                finish_reason="stop",
+                at_ns=now,
+            )
+        )
+    retried = {"attempt_id": "att_500000b", "request_id": "req_00500000", "attempt_no": 1}
+    records.append(
+        attempt(
+            500_000, backend=REFERENCE, ended_ns=now - 10 * S, kind="eval", run_id=RUN, **retried
+        )
+    )
+    return records
+
+
+def late(now: int) -> list[AttemptEvent]:
+    """Attempts of yesterday that arrive today, of nobody's; one has no price."""
+    at = now - 86_400 * S
+    return [
+        attempt(700_001, backend="ort-int4-naive", ended_ns=at, feature="late"),
+        attempt(700_002, backend="nobody-priced-it", ended_ns=at, feature="late"),
+    ]
+
+
+def change(home: Path, records: list[Record], sheet: str = SHEET) -> Config:
+    config = config_of(home)
+    (home / "prices.csv").write_text(sheet, encoding="utf-8")
+    (home / "run").mkdir(exist_ok=True)
+    (home / "run" / "config.json").write_bytes(msgspec.json.encode(config))
+    store = open_store(config.ledger_dsn())
+    store.migrate()
+    store.insert(records, f"records-{len(records)}")
+    store.close()
+    open_access(config).close()  # prices what is new
+    return config
+
+
+def contents(store: Store) -> dict[str, list[Row]]:
+    tables = store.query(
+        "SELECT name FROM system.tables WHERE database = 'fungible_marts' ORDER BY name"
+    )
+    found = {}
+    for (name,) in tables.rows:
+        rows = store.query(f"SELECT * FROM fungible_marts.{name} ORDER BY ALL").dicts()
+        found[str(name)] = rows
+    return found
+
+
+def look(home: Path, now: int, built: Row) -> Seen:
+    config = load_config(home / "run" / "config.json")
+    store = open_store(config.ledger_dsn())
+    try:
+        return Seen(
+            built=built,
+            snapshot=read_snapshot(store, config, now),
+            reports={by: cost_report(store, by, kind="all") for by in DIMENSIONS},
+            marts=contents(store),
+            net={row.backend: row.net_cost for row in net_cost(store, [RUN])},
+        )
+    finally:
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def seen(dbt: str, home: Path) -> Seen:
+    now = time.time_ns()
+    change(home, [*loop(now), *evals(now), *late(now)])
+    return look(home, now, build(dbt, home))
+
+
+def total(rows: list[Row], column: str, keep: Callable[[Row], bool] = lambda _: True) -> Decimal:
+    return sum((Decimal(row[column] or 0) for row in rows if keep(row)), Decimal(0))
+
+
+def test_every_node_passes(seen: Seen) -> None:
+    kinds = {node["kind"] for node in seen.built["nodes"]}
+    assert kinds == {"model", "test", "unit_test"}
+    assert {node["status"] for node in seen.built["nodes"]} == {"success", "pass"}
+    assert seen.built["ok"]
+    assert all(seen.marts[name] for name in (*MARTS, "performance_per_dollar", "cost_slo_burn"))
+
+
+def test_the_marts_are_the_page_to_the_last_digit(seen: Seen) -> None:
+    hourly = seen.marts["cost_per_token_hourly"]
+    recent = [row for row in hourly if row["backend"] != "nobody-priced-it"]
+    for shown in seen.snapshot.backends:
+        own = [row for row in hourly if row["backend"] == shown.name]
+        # The page looks back 24 hours; what arrived late is older.
+        own = [row for row in own if row["day"] >= max(row["day"] for row in own)]
+        assert Decimal(shown.cost) == total(own, "cost", lambda row: row["kind"] != "idle")
+        assert Decimal(shown.idle_cost) == total(own, "cost", lambda row: row["kind"] == "idle")
+        assert shown.attempts == total(own, "attempts")
+        assert shown.tokens == total(own, "input_tokens") + total(own, "output_tokens")
+    totals = seen.snapshot.totals
+    yesterday = min(row["day"] for row in recent)
+    assert Decimal(totals.cost) == total(
+        recent, "cost", lambda row: row["kind"] != "idle" and row["day"] > yesterday
+    )
+
+
+def test_the_marts_are_the_report_to_the_last_digit(seen: Seen) -> None:
+    for by in DIMENSIONS:
+        mart = f"cost_by_{by}" if by in ("feature", "customer", "owner") else MARTS[0]
+        rows = [row for row in seen.marts[mart] if row["kind"] != "idle"]
+        report = seen.reports[by]
+        assert {row.name for row in report.rows} == {row[by] for row in rows}
+        for shown in report.rows:
+            own = [row for row in rows if row[by] == shown.name]
+            assert (shown.cost or 0) == total(own, "cost")
+            assert shown.unpriced == total(own, "unpriced_attempts")
+            assert (shown.attempts, shown.input_tokens) == (
+                total(own, "attempts"),
+                total(own, "input_tokens"),
+            )
+        bill = total(seen.marts[mart], "cost")
+        assert bill == report.total > 0
+
+
+def test_percentiles_and_net_cost_are_the_ledgers(seen: Seen) -> None:
+    for row in seen.marts["cost_per_request_hourly"]:
+        assert row["cost"] is None or row["cost_p50"] <= row["cost_p99"] <= row["cost"]
+    net = {row["backend"]: row["net_cost"] for row in seen.marts["net_cost_per_accepted_answer"]}
+    assert net.keys() == seen.net.keys() == {REFERENCE, CANDIDATE}
+    for backend, exact in seen.net.items():
+        assert exact is not None
+        assert 0 <= exact - net[backend] < Decimal("1e-18")
+
+
+def test_unpriced_and_unattributed_are_rows(seen: Seen) -> None:
+    by_customer = seen.marts["cost_by_customer"]
+    unpriced = [row for row in by_customer if row["basis"] == "unpriced"]
+    assert [(row["customer"], row["cost"], row["attempts"]) for row in unpriced] == [
+        ("(unattributed)", None, 1)
+    ]
+    assert {"acme", "globex", "(unattributed)", "(idle)"} == {
+        row["customer"] for row in by_customer
+    }
+
+
+def test_changed_days_are_made_again_as_if_all_were(dbt: str, home: Path, seen: Seen) -> None:
+    """A late row and a cut price: the second build is incremental, the third is not."""
+    assert seen.built["ok"]
+    before = total(seen.marts["cost_by_owner"], "cost")
+    now = time.time_ns()
+    cut = SHEET.replace("0.10,USD", "0.05,USD")
+    change(home, [attempt(800_001, backend="ort-int4-naive", ended_ns=now - 86_400 * S)], cut)
+    models = ("--select", "int_days int_attempts int_idle cost_by_owner cost_per_request_hourly")
+    some = look(home, now, build(dbt, home, *models))
+    everything = look(home, now, build(dbt, home, *models, "--full-refresh"))
+    for name in ("int_attempts", "cost_by_owner", "cost_per_request_hourly"):
+        assert some.marts[name] == everything.marts[name]
+    assert total(some.marts["cost_by_owner"], "cost") != before
+    assert total(some.marts["cost_by_owner"], "cost") == some.reports["owner"].total
+
+
+def test_a_failed_test_shows_its_rows_and_ends_with_1(dbt: str, home: Path, seen: Seen) -> None:
+    assert seen.built["ok"]
+    store = open_store(Config(home=str(home)).ledger_dsn())
+    rows = store.query("SELECT * FROM cost_lines WHERE lease_id = '' LIMIT 1").dicts()
+    wrong = rows[0] | {"window_start_ns": 1, "basis": "list", "amount": "1", "delta": "1"}
+    wrong |= {"parts": {}, "known_ns": rows[0]["known_ns"]}
+    store.insert_rows("cost_lines", [wrong])
+    store.close()
+    options = ("warehouse", "build", "--home", str(home), "--select", "int_attempts")
+    done = fungible(dbt, *options, "--full-refresh")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "one_basis_per_attempt: fail" in done.stderr
+    assert "basis = 'mixed'" in done.stderr
+
+
+def test_an_empty_home_is_built_and_refusals_have_their_codes(dbt: str, tmp_path: Path) -> None:
+    home = tmp_path / "new"
+    built = build(dbt, home)
+    assert {node["status"] for node in built["nodes"]} == {"success", "pass"}
+    build_ = ("warehouse", "build", "--home", str(home))
+    refused = fungible(dbt, *build_, "--select", "no_such_model")
+    assert (refused.returncode, "hint:" in refused.stderr) == (2, True), refused.stderr
+    refused = fungible(dbt, *build_, "--target", "server")
+    assert refused.returncode == 4
+    refused = fungible(str(tmp_path / "nothing"), *build_)
+    assert refused.returncode == 4
+    assert "dbt-clickhouse==1.10.3" in refused.stderr

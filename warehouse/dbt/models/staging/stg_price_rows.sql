@@ -1,0 +1,21 @@
+SELECT
+    sheet,
+    row AS sheet_row,
+    key AS price_key,
+    unit,
+    leaf,
+    price,
+    currency,
+    basis,
+    issuer,
+    sku,
+    tier,
+    region,
+    context_from,
+    context_to,
+    contract,
+    valid_from_ns,
+    if(valid_to_ns = 0, 9223372036854775807, valid_to_ns) AS valid_to_ns,
+    known_ns,
+    place
+FROM {{ source('ledger', 'price_rows') }} FINAL
