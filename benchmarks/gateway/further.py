@@ -49,6 +49,8 @@ def measure(wanted: Wanted, upstreams: Upstreams, home: Path) -> dict[str, Any]:
     """Each part that is wanted, or `{"failed": why}` in its place."""
     found: dict[str, Any] = {}
     if wanted.latency:
+        home.mkdir(parents=True, exist_ok=True)
+        found["disk"] = latency.syncs(home)
         found["latency"] = _part("latency", lambda: _latency(wanted, upstreams, home / "latency"))
     if wanted.workers:
         found["scaling"] = _part(
@@ -86,6 +88,11 @@ def _latency(wanted: Wanted, upstreams: Upstreams, home: Path) -> list[dict[str,
 
 def show(console: Console, found: dict[str, Any]) -> None:
     """A table or a line for each part."""
+    if disk := found.get("disk"):
+        console.print(
+            f"a kilobyte is durable on this disk after {disk['p50_ms']:g} ms (p50), "
+            f"{disk['p99_ms']:g} ms (p99), {disk['max_ms']:g} ms (of {disk['fsyncs']})"
+        )
     for name in PARTS:
         if name in found and "failed" in found[name]:
             console.print(f"not measured: {name}: {found[name]['failed']}", markup=False)
@@ -95,7 +102,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
 
 def _show_latency(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table(title="Latency added to the upstream's, ms, at 60 % of capacity")
-    for head in ("request", "req/s", "first p50", "first p99", "end p50", "end p99"):
+    for head in ("request", "req/s", "first p50", "first p99", "end p50", "end p99", "late"):
         table.add_column(head, justify="left" if head == "request" else "right")
     for row in rows:
         kind = "stream" if row["stream"] else "whole"
@@ -104,6 +111,7 @@ def _show_latency(console: Console, rows: list[dict[str, Any]]) -> None:
             f"{kind}, {row['prompt_bytes'] / 1000:.0f} KB",
             f"{row['rate_per_s']:g}",
             *(f"{row[f'added_{part}_ms']:g}" for part in parts),
+            f"{row['late']} of {row['requests']}",
         )
     console.print(table)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Done:
     """What came back. Times in ms from the moment a request was due.
 
     Attributes:
-        late: Requests that were due while every connection was taken, so never sent.
+        late: Requests that were due while every connection was taken, so sent when one was free.
     """
 
     requests: int = 0
@@ -175,6 +176,7 @@ class Pool:
         self._limit = limit
         self._clients: set[_Client] = set()
         self._closed_loop_until = 0.0
+        self._overdue: deque[float] = deque()
 
     async def open(self, count: int) -> None:
         """Connect so many."""
@@ -202,6 +204,8 @@ class Pool:
         now = time.perf_counter()
         if now < self._closed_loop_until:
             client.ask(now)
+        elif self._overdue:
+            client.ask(self._overdue.popleft())
         else:
             self.idle.append(client)
 
@@ -233,18 +237,22 @@ class Pool:
             if wait > 0:
                 await asyncio.sleep(wait)
             while sent < total and began + sent / rate <= time.perf_counter():
-                self._ask_or_drop(began + sent / rate)
+                self._ask_or_queue(began + sent / rate)
                 sent += 1
             await asyncio.sleep(0)
         await self.settle()
+        self.done.failed += len(self._overdue)  # every connection was lost before their turn
+        self._overdue.clear()
         self.done.seconds = time.perf_counter() - began
         return self.done
 
-    def _ask_or_drop(self, due: float) -> None:
+    def _ask_or_queue(self, due: float) -> None:
+        """Times count from when it was due, so what waits here is not forgotten."""
         if self.idle:
             self.idle.pop().ask(due)
         else:
             self.done.late += 1
+            self._overdue.append(due)
 
     async def settle(self, patience_s: float = 60.0) -> None:
         """Wait until nothing is under way."""
