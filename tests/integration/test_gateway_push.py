@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from support.processes import FUNGIBLE
 from support.raw_server import RawServer
@@ -44,9 +45,14 @@ async def serve(config: Path, upstream: RawServer) -> tuple[subprocess.Popen[byt
     return process, int(url.rsplit(":", 1)[1])
 
 
-async def test_events_come_as_they_are_and_the_row_before_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+async def test_events_come_as_they_are_and_the_row_before_the_end(
+    tmp_path: Path, apart: bool
+) -> None:
+    """`apart`: the end of the message comes after the last event, as most servers send it."""
     config = tmp_path / "fungible.toml"
-    script = [HEAD, event("one"), 0.05, event(" two"), 0.05, event(" three") + END]
+    end = [END[:-5], 0.05, END[-5:]] if apart else [END]
+    script = [HEAD, event("one"), 0.05, event(" two"), 0.05, event(" three"), *end]
     async with RawServer(script) as upstream:
         process, port = await serve(config, upstream)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -54,6 +60,7 @@ async def test_events_come_as_they_are_and_the_row_before_the_end(tmp_path: Path
             writer.write(REQUEST)
             said = await reader.readuntil(b"0\r\n\r\n")
             assert said.endswith(END)
+            await asyncio.sleep(0.2 if apart else 0.0)
             assert [said.count(word) for word in (b"one", b" two", b" three")] == [1, 1, 1]
         writer.close()
         done = rows(tmp_path / "home" / "spool")

@@ -70,6 +70,10 @@ class PushedReply(Reply, Protocol):
         """
         ...
 
+    async def finish(self) -> None:
+        """`close`, after the stream's last event: what follows that need not be waited for."""
+        ...
+
     def pause(self) -> None:
         """Take no more from the upstream for now."""
         ...

@@ -265,6 +265,10 @@ class Answer:
         """Give the connection back if the body was read, drop it otherwise."""
         self._response.close()
 
+    async def finish(self) -> None:
+        """`close`, where all that matters was read; the end of the body may still come."""
+        self._response.finish()
+
 
 # Objects are not built, only walked through.
 _is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

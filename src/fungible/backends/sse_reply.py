@@ -49,6 +49,10 @@ class PassedReply:
         """Read on."""
         self._answer.resume()
 
+    async def finish(self) -> None:
+        """`close`, after the last event."""
+        await self._answer.finish()
+
     async def close(self) -> None:
         """Free the connection."""
         await self._answer.close()

@@ -14,6 +14,8 @@ from fungible.http.connection import Connection
 from fungible.http.errors import NotConnectedError
 
 KEEP_S = 30.0
+# How long the end of a message may take after all that mattered of it.
+LINGER_S = 1.0
 Origin = tuple[str, int, bool]
 _GET = b"GET %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n"
 _POST = _GET.replace(b"GET", b"POST") + b"content-length: %d\r\n"
@@ -101,6 +103,16 @@ class Answer:
         if connection is not None:
             self._client.give_back(self._origin, connection)
 
+    def finish(self) -> None:
+        """`close`, for an answer of which all that matters was read: its end may still come.
+
+        Most servers of streams send the end of the message in a packet of its own, after their
+        last event. Closing there would cost every stream a new connection.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client.linger(self._origin, connection)
+
 
 class Client:
     """Connections to any number of origins; as many as are needed at once.
@@ -187,6 +199,19 @@ class Client:
             return
         self._kept.setdefault(origin, []).append((connection, time.monotonic()))
 
+    def linger(self, origin: Origin, connection: Connection) -> None:
+        """Give it back when its answer has ended, if that is soon."""
+        if connection.complete or not connection.open:
+            self.give_back(origin, connection)
+            return
+        timer = asyncio.get_running_loop().call_later(LINGER_S, connection.close)
+
+        def ended() -> None:
+            timer.cancel()
+            self.give_back(origin, connection)
+
+        connection.listen(_drop, ended)
+
     async def close(self) -> None:
         """Drop every connection."""
         self._closed = True
@@ -197,6 +222,10 @@ class Client:
             connection.close()
         self._kept.clear()
         await asyncio.sleep(0)  # transports close in the loop's next turn
+
+
+def _drop(piece: bytes) -> None:
+    """Nobody wants it."""
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:

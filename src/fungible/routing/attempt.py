@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import cast
 
 import msgspec
 
@@ -213,7 +214,8 @@ class Attempt:
     @property
     def pushed(self) -> PushedReply | None:
         """The reply, if the rest of a stream can be pushed."""
-        return self._reply if isinstance(self._reply, PushedReply) else None
+        reply = self._reply
+        return cast("PushedReply", reply) if hasattr(reply, "push") else None
 
     async def push(self, reply: PushedReply, write: Callable[[bytes], None]) -> None:
         """Call `write` with what `more` would return until the stream is `done`.
@@ -285,6 +287,10 @@ class Attempt:
 
     def _shown(self, chunk: bytes) -> bytes:
         """Look at whole events: those that the client may see now, in its own format."""
+        if self._bridge is None and chunk.find(b"\n") == len(chunk) - 2:
+            # Nearly always: one event, of one line.
+            seen = self.seen.event(chunk)
+            return chunk if seen is Seen.SHOW else self._kept_back(chunk, seen)
         shown: list[bytes] = []
         observe, bridge, unchanged = self.seen.event, self._bridge, True
         for frame in split_frames(chunk):
@@ -311,6 +317,15 @@ class Attempt:
                 break
             shown.append(out)
         return chunk if unchanged else b"".join(shown)
+
+    def _kept_back(self, event: bytes, seen: Seen) -> bytes:
+        """An event that the client may not see, or not yet; unless it asked for it."""
+        if seen is Seen.END:
+            self._withheld_at = self.number
+            self.done = True
+            self.last = event
+            return b""
+        return b"" if self._hide_usage else event
 
     def finish(self, status: Status, error: FungibleError | None = None) -> AttemptEvent:
         """The row. The first call decides; later ones return the same."""
@@ -395,7 +410,11 @@ class Attempt:
         if isinstance(body, AsyncGenerator):
             await body.aclose()
         reply, self._reply = self._reply, None
-        if reply is not None:
+        if reply is None:
+            return
+        if self.done and hasattr(reply, "finish"):
+            await reply.finish()
+        else:
             await reply.close()
 
 

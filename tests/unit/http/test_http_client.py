@@ -79,6 +79,25 @@ async def test_a_connection_whose_answer_was_not_read_is_dropped(client: Client)
         await asyncio.wait_for(server.gone.wait(), 10)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_finished_answer_waits_for_its_end_but_not_for_ever(
+    client: Client, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    monkeypatch.setattr(client_module, "LINGER_S", 0.3)
+    script: list[Step] = [chunked(b"a", end=b""), 0.05, 30.0 if cut else b"0\r\n\r\n"]
+    async with RawServer(script) as server:
+        for at in range(2):
+            answer = await client.post(f"{server.url}/v1/x", b"", b"{}")
+            assert await answer.piece() == b"a"
+            answer.finish()
+            if cut:
+                await asyncio.wait_for(server.gone.wait(), 10)
+                server.gone.clear()
+            else:
+                await asyncio.sleep(0.2)
+            assert server.connections == (at + 1 if cut else 1)
+
+
 async def test_a_cancelled_request_drops_its_connection(client: Client) -> None:
     async with RawServer([30.0]) as server:
         asking = asyncio.create_task(ask(client, server))
