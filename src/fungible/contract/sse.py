@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 DONE = b"data: [DONE]\n\n"
+_LF, _SPACE = b"\n "
 
 
 class EventBuffer:
@@ -55,8 +56,9 @@ def split_frames(chunk: bytes) -> list[bytes]:
 
 def frame_data(frame: bytes) -> bytes | None:
     """The `data` of one event (lines joined by newline), or `None` for comments and the like."""
-    if frame[:5] == b"data:" and frame[-2:] == b"\n\n" and frame.find(b"\n") == len(frame) - 2:
-        return frame[5:-2].removesuffix(b"\r").removeprefix(b" ")  # nearly always
+    if frame.find(b"\n") == len(frame) - 2 and frame.startswith(b"data:") and frame[-1] == _LF:
+        data = frame[6:-2] if frame[5] == _SPACE else frame[5:-2]  # nearly always
+        return data.removesuffix(b"\r")
     lines = [
         line[5:].removeprefix(b" ")
         for line in frame.replace(b"\r\n", b"\n").split(b"\n")

@@ -28,10 +28,8 @@ _NO_KEY = KeySettings(hash="")
 class Line(Protocol):
     """The connection that a call came on."""
 
-    full: bool
-
-    def send(self, data: bytes) -> None:
-        """Write; nothing, if the client is gone."""
+    def send(self, data: bytes) -> bool:
+        """Write; nothing, if the client is gone. Whether it reads too slowly."""
         ...
 
     def date_line(self) -> bytes:
@@ -232,11 +230,6 @@ class Call:
         """Whether the head of an answer was sent."""
         return self.status != 0
 
-    @property
-    def full(self) -> bool:
-        """Whether the client reads more slowly than the answer comes."""
-        return self._line.full
-
     async def drained(self) -> None:
         """Wait until the client has read enough."""
         await self._line.drained()
@@ -251,9 +244,9 @@ class Call:
         self.status = status
         self._line.send(head)
 
-    def write(self, piece: bytes) -> None:
-        """One piece, as a chunk (RFC 9112, section 7.1)."""
-        self._line.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+    def write(self, piece: bytes) -> bool:
+        """One piece, as a chunk (RFC 9112, section 7.1). Whether the client reads too slowly."""
+        return self._line.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def end(self, last: bytes) -> None:
         """The last piece, or none if it is empty."""

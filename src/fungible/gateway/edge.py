@@ -64,7 +64,7 @@ class Edge(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         del config, app_state
-        self.full = False
+        self._full = False
         self._server = server_state
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -133,14 +133,14 @@ class Edge(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads too slowly: after a time its answer ends, `cancelled`."""
-        self.full = True
+        self._full = True
         if self._unread is None and self._transport is not None:
             wait_s = self.settings.write_timeout_s
             self._unread = self._loop.call_later(wait_s, self._transport.abort)
 
     def resume_writing(self) -> None:
         """It has read enough."""
-        self.full = False
+        self._full = False
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
@@ -206,10 +206,11 @@ class Edge(asyncio.Protocol):
 
     # -- what a call asks for
 
-    def send(self, data: bytes) -> None:
-        """Write; nothing, if the client is gone."""
+    def send(self, data: bytes) -> bool:
+        """Write; nothing, if the client is gone. Whether it reads too slowly."""
         if self._transport is not None:
             self._transport.write(data)
+        return self._full
 
     def date_line(self) -> bytes:
         """The `date` header as a line; the server makes it once a second."""
@@ -233,7 +234,7 @@ class Edge(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until the client has read enough, or is gone."""
-        if self.full:
+        if self._full:
             waiter = self._loop.create_future()
             self._drain_waiters.append(waiter)
             await waiter

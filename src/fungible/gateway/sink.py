@@ -25,8 +25,7 @@ class Sink:
         if call.gone:
             self._answer.abandoned = True
             return
-        call.write(events)
-        if call.full and self._waiting is None:
+        if call.write(events) and self._waiting is None:
             self._answer.hold()
             self._waiting = asyncio.get_running_loop().create_task(self._go_on())
 

@@ -8,7 +8,7 @@ from fungible.wire.observer import Reader
 from fungible.wire.openai_answers import ChoicesObserver
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     """A message or what a chunk adds to one. Servers differ, so nothing here is checked."""
 
     content: Any = None
@@ -19,13 +19,13 @@ class _Part(msgspec.Struct):
     reasoning: Any = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Part | None = None
     message: _Part | None = None
     finish_reason: Any = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None

@@ -12,6 +12,8 @@ from fungible.contract.inference import Usage
 from fungible.errors import StreamBrokenError, UpstreamConnectError
 
 _Answer = TypeVar("_Answer")
+# Pieces of a text that wait to be hashed: one call for many costs less, and few are kept.
+_HASHED_AT_ONCE, _LONG = 32, 4096
 
 
 class Seen(enum.Enum):
@@ -45,6 +47,7 @@ class Observer:
         self.begun = False
         self.number = 0
         self._hash = hashlib.sha256()
+        self._unhashed: list[str] = []
 
     def event(self, frame: bytes) -> Seen:
         """Read one whole server-sent event.
@@ -67,7 +70,14 @@ class Observer:
         self.begun = True
         self.chars += len(text)
         self.pieces += 1
-        self._hash.update(text.encode("utf-8", "surrogatepass"))
+        unhashed = self._unhashed
+        unhashed.append(text)
+        if len(unhashed) >= _HASHED_AT_ONCE or len(text) > _LONG:
+            self._hash_rest()
+
+    def _hash_rest(self) -> None:
+        self._hash.update("".join(self._unhashed).encode("utf-8", "surrogatepass"))
+        self._unhashed.clear()
 
     def stamp(self) -> None:
         """Note when the first token came, once there is one."""
@@ -77,6 +87,7 @@ class Observer:
     @property
     def output_hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the text; empty without text."""
+        self._hash_rest()
         return self._hash.hexdigest()[:16] if self.chars else ""
 
 

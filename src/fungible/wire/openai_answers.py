@@ -46,11 +46,20 @@ class ChoicesObserver(Observer):
         """
         answer = self.reader.event(data)
         assert answer is not None  # noqa: S101  # no type of event is passed over
+        choices, usage = answer.choices, answer.usage
         if answer.error is not None:
             raise broke_off(answer.error)
-        self._take(answer)
-        self.stamp()
-        return not answer.choices and answer.usage is not None
+        for choice in choices or ():
+            self.said(choice)
+            if choice.finish_reason:
+                self.finish_reason = str(choice.finish_reason)
+                self.begun = True
+        if self.first_token_ns is None:
+            self.stamp()
+        if usage is None:  # nearly always
+            return False
+        self._count(answer)
+        return not choices
 
     def whole(self, body: bytes) -> None:
         """Read a completed answer.
@@ -61,18 +70,18 @@ class ChoicesObserver(Observer):
         answer = self.reader.whole(body)
         if answer.error is not None or not answer.choices:
             raise no_answer(answer.error)
-        self._take(answer)
+        for choice in answer.choices:
+            self.said(choice)
+            if choice.finish_reason:
+                self.finish_reason = str(choice.finish_reason)
+                self.begun = True
+        self._count(answer)
 
     def said(self, choice: Any) -> None:  # noqa: ANN401  # of the format's own kind
         """Take what one choice says, or adds."""
         raise NotImplementedError
 
-    def _take(self, answer: Answer) -> None:
-        for choice in answer.choices or ():
-            self.said(choice)
-            if choice.finish_reason:
-                self.finish_reason = str(choice.finish_reason)
-                self.begun = True
+    def _count(self, answer: Answer) -> None:
         if isinstance(answer.usage, dict):
             # Running counts may come with every chunk; only those at the end are the bill.
             final = bool(self.finish_reason) or not answer.choices
