@@ -3,6 +3,7 @@
 ::
 
     FungibleError
+    ├── BasisError               exit 1             amounts of different kinds were added up
     ├── InputError               exit 2, HTTP 400   something the user wrote is wrong
     │   ├── ConfigError                             fungible.toml, a price sheet, a suite
     │   ├── ArtifactError                           a checkpoint or an artifact
@@ -72,6 +73,12 @@ class FungibleError(Exception):
         message = f"{self.message} hint: {self.hint}" if self.hint else self.message
         body = {"message": message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": body}
+
+
+class BasisError(FungibleError, TypeError):
+    """Amounts on different bases or in different currencies were added up; a bug of ours."""
+
+    code = "mixed_money"
 
 
 class InputError(FungibleError):

@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
+from fungible.cli.cost_explained import print_explanation
+from fungible.cli.lazy import LazyGroup, Table
 from fungible.cli.options import common_options, locate_config
-from fungible.cli.tables import cell, moment, money, plain, print_json, print_table
+from fungible.cli.tables import cell, money, print_json, print_table
 from fungible.config import DEFAULT_HOME, Config, load_config
 from fungible.contract.inference import Kind
 from fungible.errors import ConfigError, InputError
 from fungible.ledger.access import Access, open_access
-from fungible.ledger.explain import ExplainedAttempt, ExplainedPart, Explanation, explain
+from fungible.ledger.explain import explain
 from fungible.ledger.known_prices import book_as_known
-from fungible.ledger.prices import PriceRow
 from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, IdleRow, cost_report
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
@@ -27,7 +28,15 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SECOND_NS = 1_000_000_000
 
 
-@click.group()
+COMMANDS: Table = {
+    "report": ("fungible.cli.cost", "report", "Requests, tokens and money by one dimension."),
+    "explain": ("fungible.cli.cost", "explain_", "Why one request costs what it costs."),
+    "reconcile": ("fungible.cli.reconcile", "reconcile", "What was billed against what we priced."),
+    "sql": ("fungible.cli.cost", "sql", "Ask the ledger in SQL."),
+}
+
+
+@click.group(cls=LazyGroup, table=COMMANDS)
 def cost() -> None:
     """What tokens and requests cost.
 
@@ -35,7 +44,7 @@ def cost() -> None:
     """
 
 
-@cost.command()
+@click.command()
 @click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
 @click.option("--since", default="", help="A span such as 1h or 7d, or an ISO date (UTC).")
 @click.option(
@@ -57,7 +66,7 @@ def report(
 ) -> None:
     """Requests, tokens and money by one dimension, with idle and unpriced in sight."""
     since_ns = parse_since(since, time.time_ns())
-    with _access(find_config(home, config_path)) as access:
+    with opened(find_config(home, config_path)) as access:
         shown = cost_report(access, by, since_ns=since_ns, kind=kind)
     if as_json:
         print_json(shown)
@@ -65,7 +74,7 @@ def report(
         _print_report(shown)
 
 
-@cost.command()
+@click.command()
 @click.argument("query")
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(min=1))
 @common_options
@@ -73,7 +82,7 @@ def sql(
     *, query: str, max_rows: int, home: Path | None, config_path: Path | None, as_json: bool
 ) -> None:
     """Ask the ledger in SQL (ClickHouse), read-only. Start with: SELECT * FROM attempts."""
-    with _access(find_config(home, config_path)) as access:
+    with opened(find_config(home, config_path)) as access:
         rows = access.query(query, readonly=True, max_rows=max_rows)
     if as_json:
         print_json(rows)
@@ -88,7 +97,7 @@ def sql(
         click.echo(f"only the first {max_rows} rows are shown: add a LIMIT", err=True)
 
 
-@cost.command("explain")
+@click.command("explain")
 @click.argument("request_id")
 @common_options
 def explain_(
@@ -96,12 +105,12 @@ def explain_(
 ) -> None:
     """Why one request costs what it costs."""
     config = find_config(home, config_path)
-    with _access(config) as access:
+    with opened(config) as access:
         why = explain(access, book_as_known(config, access), request_id)
     if as_json:
         print_json(why)
     else:
-        _print_explanation(why)
+        print_explanation(why)
 
 
 def find_config(home: Path | None, config_path: Path | None) -> Config:
@@ -144,7 +153,8 @@ def parse_since(text: str, now_ns: int) -> int:
 
 
 @contextmanager
-def _access(config: Config) -> Iterator[Access]:
+def opened(config: Config) -> Iterator[Access]:
+    """The ledger, closed at the end."""
     access = open_access(config)
     try:
         yield access
@@ -206,103 +216,3 @@ def _report_row(row: CostRow) -> list[str]:
         known(row.per_request_p99),
         str(row.unpriced) if row.unpriced else "",
     ]
-
-
-def _print_explanation(why: Explanation) -> None:
-    for attempt in why.attempts:
-        tokens = ", ".join(
-            f"{leaf} {'unknown' if count is None else count}"
-            for leaf, count in attempt.usage.items()
-        )
-        took = (attempt.ended_ns - attempt.started_ns) / _SECOND_NS
-        click.echo(f"attempt {attempt.attempt_no} on {attempt.backend}: {attempt.status}")
-        click.echo(f"  {attempt.attempt_id}, {moment(attempt.started_ns)} UTC, {took:.3f} s")
-        click.echo(f"  tokens: {tokens} ({attempt.usage_source})")
-        click.echo(f"  cost: {cell(attempt.cost)} {attempt.currency}".rstrip())
-        for line in attempt.lines:
-            state = "" if line.current else "superseded"
-            state = "withdrawn" if line.withdrawn else state
-            lease = f"lease {line.lease_id}" if line.lease_id else "tokens"
-            parts: list[Any] = [
-                moment(line.window_start_ns),
-                plain(line.amount),
-                line.currency,
-                line.basis,
-                line.rule,
-                lease,
-                line.price_source,
-                f"fit {line.fit}" if line.fit else "",
-                state,
-            ]
-            click.echo(f"    {'  '.join(str(part) for part in parts if part != '')}")
-        _print_steps(attempt)
-        for price in attempt.prices:
-            per = f"{price.unit} {price.leaf}".strip()
-            click.echo(f"  price {price.where}: {price.price:f} {price.currency} per {per}")
-            click.echo(f"    {_price_facts(price)}")
-        for part in attempt.parts:
-            click.echo(f"  {_part_line(part)}")
-        click.echo(f"  rule: {attempt.rule}")
-        if attempt.unpriced:
-            click.echo(f"  unpriced: {attempt.unpriced}")
-    click.echo(f"request {why.request_id}: {cell(why.cost)}, unpriced attempts: {why.unpriced}")
-
-
-def _print_steps(attempt: ExplainedAttempt) -> None:
-    if (steps := attempt.steps) is not None:
-        click.echo(
-            f"  steps: {steps.steps} of {steps.seconds:.6f} s together, {steps.share_seconds:.6f} s"
-            f" of it this attempt's (prefill {steps.prefill}, decode {steps.decode}, kv {steps.kv})"
-        )
-        for one in steps.fits:
-            fit = one.fit
-            click.echo(
-                f"  fit of {one.run}: {_us(fit.step_fs)} µs a step, {_us(fit.prefill_fs)} a prompt"
-                f" token, {_us(fit.decode_fs)} a decoded one, {_us(fit.kv_fs)} a token of kv;"
-                f" R² {fit.r2:.3f} over {fit.samples} steps"
-                f"{'' if one.accepted else ', too low to be used'}"
-            )
-    if (credit := attempt.cache_credit) is not None:
-        click.echo(
-            f"  cache: {credit.tokens} tokens were read and not run, which spared"
-            f" {credit.seconds:.6f} s ({credit.source})"
-        )
-
-
-def _us(femtoseconds: int) -> str:
-    return f"{femtoseconds / 1e9:.4g}"
-
-
-def _price_facts(price: PriceRow) -> str:
-    """What chose the row, and since when it is known."""
-    known = f"known from {moment(price.known_ns)} UTC" if price.known_ns else "configured sheet"
-    context = f"{price.context_from} to {price.context_to or 'any'}" if _banded(price) else ""
-    named = {
-        "basis": price.basis,
-        "sheet": price.sheet,
-        "issuer": price.issuer,
-        "sku": price.sku,
-        "tier": price.tier,
-        "region": price.region,
-        "input tokens": context,
-        "contract": price.contract,
-        "source": price.source or price.note,
-    }
-    said = [f"{name} {value}" for name, value in named.items() if value]
-    return ", ".join([*said, known])
-
-
-def _banded(price: PriceRow) -> bool:
-    return bool(price.context_from or price.context_to)
-
-
-def _part_line(part: ExplainedPart) -> str:
-    text = f"{part.tokens} {part.leaf} at {part.price:f} ({part.where}) = {part.amount:f}"
-    text = f"{text} {part.currency}"
-    if part.rates:
-        rates = ", ".join(
-            f"{rate.base}/{rate.quote} {rate.rate.normalize():f} of {rate.day} ({rate.source})"
-            for rate in part.rates
-        )
-        text += f" from {part.original:f} {part.original_currency} by {rates}"
-    return text

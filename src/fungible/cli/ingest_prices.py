@@ -110,19 +110,20 @@ def writing(config: Config) -> Iterator[SpoolWriter]:
         spool.close()
 
 
-def settle(config: Config, receipt: Receipt, *, as_json: bool) -> None:
+def settle(config: Config, *receipts: Receipt, as_json: bool) -> None:
     """Let the ledger take the rows in and price by them, and say what was taken.
 
     While control runs it does that by itself, within seconds.
     """
     open_access(config).close()
-    if as_json:
-        print_json(receipt)
-        return
-    rejected = f", {receipt.rejected} rejected" if receipt.rejected else ""
-    click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
-    for reason in receipt.reasons:
-        click.echo(f"  {reason}", err=True)
+    for receipt in receipts:
+        if as_json:
+            print_json(receipt)
+            continue
+        rejected = f", {receipt.rejected} rejected" if receipt.rejected else ""
+        click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
+        for reason in receipt.reasons:
+            click.echo(f"  {reason}", err=True)
 
 
 def moment_of(text: str) -> int:

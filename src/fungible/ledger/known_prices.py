@@ -97,9 +97,14 @@ def _book(
     book = book_of(config, rows)
     if all(row.currency == book.currency for row in rows):
         return book
-    found = source.query(_RATES, {"known": known_ns}, max_rows=_MOST_ROWS).dicts()
-    rates = RateBook(msgspec.convert(row, Rate) for row in found)
+    rates = rates_as_known(source, known_ns)
     return PriceBook(rows, book.keys, book.idle, currency=book.currency, rates=rates)
+
+
+def rates_as_known(source: Queryable, known_ns: int = FOREVER) -> RateBook:
+    """All exchange rates as known at a moment."""
+    found = source.query(_RATES, {"known": known_ns}, max_rows=_MOST_ROWS).dicts()
+    return RateBook(msgspec.convert(row, Rate) for row in found)
 
 
 def _price_row(row: dict[str, Any]) -> PriceRow:
