@@ -26,7 +26,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         trace_id, span_id: Hexadecimal, lower case (W3C Trace Context); the other key.
         server: Host (and port) that was called, or the deployment that the source names.
         tier: Service tier that the answer states (`default`, `flex`, `priority`, `batch` …).
-        rank: Worth of the usage: 3 final, 2 partial, 1 counted or estimated, 0 none.
+        rank: Worth of the usage: 4 final, from the provider itself; 3 the same at second hand,
+            as another tool or a span recorded it; 2 partial; 1 counted or estimated; 0 none.
         stated_cost: What the source says that the call cost; shown, never summed with ours.
     """
 

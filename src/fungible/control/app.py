@@ -24,6 +24,7 @@ from fungible.ledger.known_prices import KnownPrices
 from fungible.ledger.pricing import reprice
 from fungible.ledger.ship import ship
 from fungible.ledger.spool import ROTATE_S, SpoolWriter
+from fungible.ledger.stitch import stitch
 from fungible.ledger.store import Store
 from fungible.migrate.controller import MigrationController
 from fungible.migrate.plan import MigrationPlan
@@ -83,7 +84,8 @@ class Control:
         return found
 
     def reprice(self) -> int:
-        """Price what is new."""
+        """Put together and price what is new."""
+        stitch(self.store, time.time_ns())
         return reprice(self.store, self._prices.book(self.store), time.time_ns())
 
     def migrate(self) -> None:

@@ -69,6 +69,10 @@ class Intake:
             )
         )
 
+    def identify(self, digest: str) -> None:
+        """Say which source this was, where that is known only after it was read."""
+        self._digest = digest
+
     def receipt(self) -> Receipt:
         """What was taken so far."""
         return Receipt(

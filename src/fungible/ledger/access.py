@@ -6,8 +6,9 @@ it over HTTP; otherwise the ledger is opened here, brought up to date, and asked
 
 import http.client
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -17,7 +18,9 @@ from fungible.config import Config
 from fungible.errors import FungibleError, QueryError, UnavailableError
 from fungible.ledger.known_prices import KnownPrices
 from fungible.ledger.pricing import reprice
+from fungible.ledger.segments import SEALED
 from fungible.ledger.ship import ship
+from fungible.ledger.stitch import stitch
 from fungible.ledger.store import Rows, Store, open_store
 
 TIMEOUT_S = 60.0
@@ -36,6 +39,18 @@ class Access(Protocol):
         max_rows: int = 100_000,
     ) -> Rows:
         """Run one statement that reads; errors as `Store.query`."""
+        ...
+
+    def ship(self) -> None:
+        """What is sealed in the spool by now is in the ledger when this returns."""
+        ...
+
+    def refresh(self) -> None:
+        """What lies in the spool by now is in the ledger when this returns, put together.
+
+        Raises:
+            UnavailableError: Nobody brings it there.
+        """
         ...
 
     def close(self) -> None:
@@ -64,20 +79,20 @@ def open_access(config: Config) -> Access:
     """
     if running := _running_control(config):
         address, token = running
-        return ControlAccess(address.url, token)
+        return ControlAccess(address.url, token, config.spool_path())
     return DirectAccess(config)
 
 
 class DirectAccess:
-    """The ledger opened in this process: shipped, priced, then read-only."""
+    """The ledger opened in this process: shipped, put together, priced, then read-only."""
 
     def __init__(self, config: Config) -> None:
-        prices = KnownPrices(config)
+        self._prices = KnownPrices(config)
+        self._spool = config.spool_path()
         self._store: Store = open_store(config.ledger_dsn())
         try:
             self._store.migrate()
-            ship(config.spool_path(), self._store)
-            reprice(self._store, prices.book(self._store), time.time_ns())
+            self.refresh()
         except FungibleError:
             self._store.close()
             raise
@@ -94,6 +109,16 @@ class DirectAccess:
         del readonly
         return self._store.query(sql, params, readonly=True, max_rows=max_rows)
 
+    def ship(self) -> None:
+        """Move sealed segments into the ledger; putting together and pricing can wait."""
+        ship(self._spool, self._store)
+
+    def refresh(self) -> None:
+        """Ship, put together and price what is new."""
+        self.ship()
+        stitch(self._store, time.time_ns())
+        reprice(self._store, self._prices.book(self._store), time.time_ns())
+
     def close(self) -> None:
         """Close the engine."""
         self._store.close()
@@ -102,9 +127,10 @@ class DirectAccess:
 class ControlAccess:
     """The ledger behind a running control process."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, spool: Path) -> None:
         self._url = url
         self._token = token
+        self._spool = spool
 
     def query(
         self,
@@ -122,6 +148,39 @@ class ControlAccess:
         if status != 200:
             raise _remote_error(self._url, status, data)
         return decode_rows(data, limit)
+
+    def ship(self) -> None:
+        """Wait until control has shipped what is sealed now.
+
+        Raises:
+            UnavailableError: It does not, for a minute.
+        """
+        sealed = list(self._spool.glob(f"*/*{SEALED}"))
+        self._wait(lambda: not any(path.exists() for path in sealed), "ships the spool")
+
+    def refresh(self) -> None:
+        """Wait until control has shipped, put together and priced what is in the spool."""
+        self.ship()
+        marks = self.query(
+            "SELECT greatest((SELECT max(ingested_ns) FROM responses),"
+            " (SELECT max(ingested_ns) FROM spans)), (SELECT max(ingested_ns) FROM infra)"
+        ).rows[0]
+
+        def done() -> bool:
+            seen = self.query("SELECT max(facts_ns), max(infra_ns) FROM stitch_runs").rows[0]
+            return all(at >= mark for at, mark in zip(seen, marks, strict=True))
+
+        self._wait(done, "puts facts together")
+
+    def _wait(self, done: Callable[[], bool], doing: str) -> None:
+        until = time.monotonic() + TIMEOUT_S
+        while not done():
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    f"control at {self._url} has not finished within {TIMEOUT_S:.0f} s: it {doing}",
+                    hint="see /health of control; nothing is lost",
+                )
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -123,12 +123,12 @@ def test_a_running_control_is_asked(tmp_path: Path, url: str, store: Store, atte
     with pytest.raises(QueryError, match="nosuch"):
         access.query("SELECT * FROM nosuch")
     with pytest.raises(UnavailableError, match="answered 401"):
-        ControlAccess(url, "wrong").query("SELECT 1")
+        ControlAccess(url, "wrong", tmp_path).query("SELECT 1")
     access.close()
 
 
-def test_a_control_that_went_away_is_one_clear_error() -> None:
+def test_a_control_that_went_away_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="does not answer"):
-        ControlAccess("http://127.0.0.1:1", TOKEN).query("SELECT 1")
+        ControlAccess("http://127.0.0.1:1", TOKEN, tmp_path).query("SELECT 1")
     with pytest.raises(UnavailableError, match="something else than rows"):
         decode_rows(b"<html>", 5)

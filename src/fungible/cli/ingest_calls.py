@@ -1,0 +1,174 @@
+"""`fungible ingest responses` and `traces`: what other gateways and tracers recorded of calls."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import click
+import msgspec
+
+from fungible.cli.cost import find_config
+from fungible.cli.options import common_options
+from fungible.cli.progress import stage_progress
+from fungible.cli.tables import print_json
+from fungible.config import Config
+from fungible.errors import InputError
+from fungible.ingest.intake import Receipt
+from fungible.ingest.responses import Format, read_responses
+from fungible.ingest.run import Done, Work, digest_of_file, files_of, run_import
+from fungible.ledger.access import Access, open_access
+from fungible.ledger.spool import SpoolWriter
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FORMATS = ("auto", "openai", "anthropic", "litellm", "langfuse")
+_SHOWN_REASONS = 5
+
+
+def import_options(command: Command) -> Command:
+    """Files and what to do with them; see `run_files`."""
+    options = [
+        click.argument(
+            "files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+        ),
+        click.option("--backend", default="", help="Backend of calls that name none."),
+        click.option("--issuer", default="", help="Issuer of calls that name none."),
+        click.option("--strict", is_flag=True, help="End at the first record that is rejected."),
+        click.option("--again", is_flag=True, help="Read files that were imported before, too."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return common_options(command)
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="auto", show_default=True)
+@import_options
+def responses(
+    *,
+    files: Sequence[Path],
+    form: Format,
+    backend: str,
+    issuer: str,
+    strict: bool,
+    again: bool,
+    home: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Import response logs: JSON lines, arrays and documents, also .gz and .zst; - is stdin.
+
+    Bodies of OpenAI and Anthropic, alone or in an envelope, LiteLLM's spend logs and logging
+    payloads, and Langfuse's observations; see docs/reference/ingest.md.
+    """
+    work = Work(
+        stream="responses",
+        read=lambda item, source: read_responses(item, form, source),
+        defaults={"backend": backend, "issuer": issuer},
+        strict=strict,
+    )
+    run_files(find_config(home, config_path), files, work, (form,), again=again, as_json=as_json)
+
+
+def run_files(
+    config: Config,
+    files: Sequence[Path],
+    work: Work,
+    options: Sequence[str],
+    *,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Import files, print the receipts, and leave their facts in the ledger.
+
+    Raises:
+        InputError: A file cannot be read, or `work.strict` and a record was rejected.
+    """
+    paths = files_of(files)
+    access = open_access(config)
+    done: list[Done] = []
+    try:
+        spool = SpoolWriter(config.spool_path(), "ingest", max_bytes=config.ledger.max_spool_bytes)
+        work = msgspec.structs.replace(work, make_room=access.ship)
+        try:
+            with stage_progress() as report:
+                for path in paths:
+                    digest = _digest(path, work, options)
+                    if not again and digest and _known(access, work.stream, digest):
+                        done.append(_known_before(path, work))
+                        continue
+                    shown = msgspec.structs.replace(work, seen=_bar(path, report))
+                    done.append(_one(spool, path, digest, shown))
+        finally:
+            spool.close()
+            access.refresh()
+    finally:
+        access.close()
+    _print(done, as_json)
+    rows = sum(one.receipt.rows for one in done)
+    if not rows and any(one.receipt.rejected for one in done):
+        click.get_current_context().exit(InputError.exit_code)
+
+
+def _one(spool: SpoolWriter, path: Path, digest: str, work: Work) -> Done:
+    if str(path) == "-":
+        return run_import(spool, sys.stdin.buffer, "stdin", digest, work)
+    with _opened(path) as file:
+        return run_import(spool, file, path.name, digest, work)
+
+
+def _digest(path: Path, work: Work, options: Sequence[str]) -> str:
+    if str(path) == "-":
+        return ""
+    return digest_of_file(path, work.stream, *options, *work.defaults.values())
+
+
+def _known_before(path: Path, work: Work) -> Done:
+    empty = Receipt(stream=work.stream, source=path.name, rows=0, rejected=0, reasons=[])
+    return Done(receipt=empty, known=True)
+
+
+def _bar(path: Path, report: Callable[[str, int, int], None]) -> Callable[[int], None]:
+    size = 0 if str(path) == "-" else path.stat().st_size
+    read = 0
+
+    def seen(count: int) -> None:
+        nonlocal read
+        read += count
+        report(path.name, read, max(size, read))
+
+    return seen
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _known(access: Access, stream: str, digest: str) -> bool:
+    rows = access.query(
+        "SELECT count() FROM imports WHERE stream = {stream:String} AND digest = {digest:String}",
+        {"stream": stream, "digest": digest},
+    )
+    return bool(rows.rows[0][0])
+
+
+def _print(done: Sequence[Done], as_json: bool) -> None:
+    if as_json:
+        print_json({"files": done})
+        return
+    for one in done:
+        receipt = one.receipt
+        if one.known:
+            click.echo(f"{receipt.source}: imported before; --again reads it once more")
+            continue
+        notes = [f"{receipt.rows} taken", f"{receipt.rejected} rejected", f"{one.skipped} skipped"]
+        if one.untimed:
+            notes.append(f"{one.untimed} of them wait for a record that says when they were")
+        click.echo(f"{receipt.source}: {', '.join(notes)}")
+        for reason in receipt.reasons[:_SHOWN_REASONS]:
+            click.echo(f"  {reason}", err=True)
+        if len(receipt.reasons) > _SHOWN_REASONS:
+            click.echo("  … the others are in the table `rejects`", err=True)
