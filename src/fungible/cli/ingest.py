@@ -6,6 +6,7 @@ from fungible.cli.lazy import LazyGroup, Table
 
 COMMANDS: Table = {
     "responses": ("fungible.cli.ingest_calls", "responses", "Logs of responses, other gateways'."),
+    "traces": ("fungible.cli.ingest_calls", "traces", "Spans of model calls, OTLP files."),
     "prices": ("fungible.cli.ingest_prices", "prices", "Price sheets: CSV, YAML or XLSX."),
     "rates": ("fungible.cli.ingest_prices", "rates", "Exchange rates by day."),
     "infra": ("fungible.cli.ingest_files", "infra", "Machines, pods and deployments."),

@@ -1,7 +1,7 @@
 """`fungible ingest responses` and `traces`: what other gateways and tracers recorded of calls."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -15,8 +15,11 @@ from fungible.cli.tables import print_json
 from fungible.config import Config
 from fungible.errors import InputError
 from fungible.ingest.intake import Receipt
-from fungible.ingest.responses import Format, read_responses
-from fungible.ingest.run import Done, Work, digest_of_file, files_of, run_import
+from fungible.ingest.names import VERSION
+from fungible.ingest.responses import Format, Outcome, read_responses
+from fungible.ingest.run import Done, Work, digest_of_file, files_of, is_binary, run_import
+from fungible.ingest.source import Item, items, messages
+from fungible.ingest.traces import read_traces
 from fungible.ledger.access import Access, open_access
 from fungible.ledger.spool import SpoolWriter
 
@@ -68,6 +71,44 @@ def responses(
         strict=strict,
     )
     run_files(find_config(home, config_path), files, work, (form,), again=again, as_json=as_json)
+
+
+@click.command()
+@import_options
+def traces(
+    *,
+    files: Sequence[Path],
+    backend: str,
+    issuer: str,
+    strict: bool,
+    again: bool,
+    home: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Import spans of model calls from OTLP files: JSON, or protobuf as .pb; also .gz and .zst.
+
+    Other spans are skipped. A running `fungible up` takes them live, too, at /v1/traces of its
+    control process; see docs/reference/ingest.md.
+    """
+    config = find_config(home, config_path)
+    attributes = config.ingest.attributes
+
+    def read(item: Item, source: str) -> Iterator[Outcome]:
+        return read_traces(item, attributes, source, binary=is_binary(source))
+
+    def split(stream: BinaryIO, name: str, seen: Callable[[bytes], object]) -> Iterator[Item]:
+        return (messages if is_binary(name) else items)(stream, name, seen)
+
+    work = Work(
+        stream="traces",
+        read=read,
+        split=split,
+        defaults={"backend": backend, "issuer": issuer},
+        strict=strict,
+    )
+    how = f"names {VERSION} {sorted(attributes.items())}"
+    run_files(config, files, work, (how,), again=again, as_json=as_json)
 
 
 def run_files(

@@ -10,6 +10,7 @@ from fungible.config.settings import (
     BackendSettings,
     ClickHouseSettings,
     GatewaySettings,
+    IngestSettings,
     MigrationPolicy,
     RouteSettings,
 )
@@ -18,6 +19,7 @@ from fungible.contract.target import parse_target
 from fungible.errors import ConfigError, InputError
 
 LEAST_SPOOL_BYTES = 1 << 20
+ATTRIBUTED = ("customer", "feature", "owner", "key", "session")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -34,6 +36,7 @@ def check_config(config: Config, where: str) -> None:
     _check_gateway(f"{where}: gateway", config.gateway)
     if config.ledger.max_spool_bytes < LEAST_SPOOL_BYTES:
         raise ConfigError(f"{where}: ledger.max_spool_bytes must be at least {LEAST_SPOOL_BYTES}")
+    _check_ingest(f"{where}: ingest", config.ingest)
     _check_migration(f"{where}: migration", config.migration)
     _check_keys(where, config.key)
     check_clickhouse(f"{where}: control.clickhouse", config.control.clickhouse)
@@ -52,6 +55,19 @@ def _check_gateway(where: str, gateway: GatewaySettings) -> None:
         raise ConfigError(f"{where}.metrics_port must be between 1 and 65535")
     if gateway.drain_timeout_s <= 0:
         raise ConfigError(f"{where}.drain_timeout_s must be above 0")
+
+
+def _check_ingest(where: str, ingest: IngestSettings) -> None:
+    for name in ingest.attributes:
+        if name not in ATTRIBUTED:
+            raise ConfigError(
+                f"{where}.attributes.{name}: there is no such field",
+                hint=f"it is one of {', '.join(ATTRIBUTED)}",
+            )
+    if ingest.token_hash and not re.fullmatch(r"[0-9a-f]{64}", ingest.token_hash):
+        raise ConfigError(
+            f"{where}.token_hash is not the SHA-256 of a token", hint="`fungible key new` makes one"
+        )
 
 
 def _check_keys(where: str, keys: Mapping[str, KeySettings]) -> None:

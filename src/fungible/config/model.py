@@ -16,6 +16,7 @@ from fungible.config.settings import (
     BackendSettings,
     ControlSettings,
     GatewaySettings,
+    IngestSettings,
     LedgerSettings,
     MigrationPolicy,
     RouteSettings,
@@ -31,6 +32,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gateway: GatewaySettings = GatewaySettings()
     control: ControlSettings = ControlSettings()
     ledger: LedgerSettings = LedgerSettings()
+    ingest: IngestSettings = IngestSettings()
     backend: dict[str, BackendSettings] = {}
     route: dict[str, RouteSettings] = {}
     key: dict[str, KeySettings] = {}

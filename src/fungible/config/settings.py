@@ -85,6 +85,19 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return (CLICKHOUSE_PORT if port else 0) if chosen is None else chosen
 
 
+class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes from other systems.
+
+    Attributes:
+        attributes: Span attributes that say for whom a call was, by `customer`, `feature`,
+            `owner`, `key` and `session`; they come before the usual ones.
+        token_hash: SHA-256, hexadecimal, of a token that may send traces to control.
+    """
+
+    attributes: dict[str, list[str]] = {}
+    token_hash: str = ""
+
+
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where rows go. An empty `dsn` means the embedded engine under the home directory.
 

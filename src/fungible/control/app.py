@@ -17,6 +17,7 @@ from fungible.control.api import api_routes, body_response
 from fungible.control.engines import step_log_path
 from fungible.control.evidence import LedgerEvidence
 from fungible.control.loops import Loop
+from fungible.control.receiver import TraceReceiver
 from fungible.control.state import ControlState
 from fungible.errors import FungibleError
 from fungible.ingest.step_log import StepTail
@@ -64,7 +65,8 @@ class Control:
             Loop("reprice", REPRICE_S, self.reprice),
             Loop("migrate", MIGRATE_S, self.migrate),
         ]
-        self.routes: list[BaseRoute] = api_routes(self, token)
+        receiver = TraceReceiver(config, self._spool, token)
+        self.routes: list[BaseRoute] = [*api_routes(self, token), *receiver.routes]
 
     def ship(self) -> int:
         """Move sealed segments into the ledger."""

@@ -20,7 +20,8 @@ from fungible.ledger.spool import SpoolWriter
 
 # Facts after which what was sealed is shipped: some tens of mebibytes in the spool.
 ROOM_ROWS = 50_000
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".pb", ".binpb")
+_BINARY = (".pb", ".binpb")
+SUFFIXES = (".json", ".jsonl", ".ndjson", *_BINARY)
 _PACKED = (".gz", ".gzip", ".zst", ".zstd")
 
 CallFact = ResponseFact | SpanFact
@@ -154,6 +155,14 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def is_binary(name: str) -> bool:
+    """Whether a file of this name holds protobuf."""
+    return _unpacked(Path(name)).suffix in _BINARY
+
+
 def _readable(path: Path) -> bool:
-    stem = path.with_suffix("") if path.suffix in _PACKED else path
-    return stem.suffix in SUFFIXES and not path.name.startswith(".")
+    return _unpacked(path).suffix in SUFFIXES and not path.name.startswith(".")
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in _PACKED else path

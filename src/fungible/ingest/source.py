@@ -59,6 +59,36 @@ def items(stream: BinaryIO, name: str, seen: Callable[[bytes], object] = len) ->
     yield from _document(kept, head == b"[", size) or itertools.chain(kept, lines)
 
 
+def messages(stream: BinaryIO, name: str, seen: Callable[[bytes], object] = len) -> Iterator[Item]:
+    """Every protobuf message of `stream`: one, or each after its length.
+
+    The collector's file exporter writes four bytes of length, big-endian, before each.
+    """
+    chunks = _expand(_chunks(stream, seen), name)
+    buffer, number, framed = b"", 0, False
+    try:
+        for chunk in chunks:
+            buffer += chunk
+            framed = framed or buffer[:1] == b"\0"
+            while framed and len(buffer) >= 4:
+                size = int.from_bytes(buffer[:4], "big")
+                if size > MOST_LINE or len(buffer) < 4 + size:
+                    break
+                number += 1
+                yield Item(place=f"message {number}", data=buffer[4 : 4 + size])
+                buffer = buffer[4 + size :]
+            if len(buffer) > MOST_LINE + 4:
+                fault = f"the message is longer than {MOST_LINE} bytes"
+                yield Item(place=f"message {number + 1}", data=buffer[:1000], fault=fault)
+                return
+    except Damaged as error:
+        yield Item(place=f"message {number + 1}", data=b"", fault=str(error))
+        return
+    if buffer:
+        fault = "the message is cut off" if framed else ""
+        yield Item(place=f"message {number + 1}", data=buffer, fault=fault)
+
+
 def _document(kept: list[Item], array: bool, size: int) -> list[Item]:
     """The records of a document; none when these lines are better read by themselves."""
     if kept[-1].fault:
