@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fungible.contract.streams import Observed
-from fungible.ledger.joining import Fact, Row, join
+from fungible.ledger.joining import Fact, Row, attempt_id_of, join, keys_of
 from fungible.ledger.moved import CALLS, calls_to_look_at, newest_observation
 from fungible.ledger.store import EVERYTHING, Store
 from fungible.ledger.whereabouts import load_whereabouts
@@ -109,15 +109,18 @@ class _Batch:
 
     def run(self, condition: str, params: Params, at_ns: int) -> int:
         """Put the facts that meet a condition together; the number of rows appended."""
-        fresh = self._take(self._select(condition, params))
-        fresh += self._take(self._select(f"{_near(condition)} AND NOT ({condition})", params))
+        first = self._take(self._select(condition, params))
+        if not first:
+            return 0
+        fresh = self._take(self._select(f"{_near(condition)} AND NOT ({condition})", params))
         while fresh:
             fresh = self._take(self._neighbours(fresh))
-        if not self._facts:
-            return 0
         facts = list(self._facts.values())
         rows, candidates = join(facts, self._whereabouts(facts))
-        return self._append(rows, candidates, at_ns)
+        before = self._rows(f"attempt_id IN ({_own_ids(condition)})", params)
+        asked = {attempt_id_of(key) for fact in first for key in keys_of(fact)}
+        before |= self._known(candidates - asked)
+        return self._append(rows, before, at_ns)
 
     def _take(self, found: Iterator[Fact]) -> list[Fact]:
         """Those that are new here."""
@@ -167,8 +170,7 @@ class _Batch:
             (min(moments, default=0), max(moments, default=0)),
         ).locate
 
-    def _append(self, rows: list[Row], candidates: set[str], at_ns: int) -> int:
-        before = self._known(candidates)
+    def _append(self, rows: list[Row], before: dict[str, Row], at_ns: int) -> int:
         new = []
         for row in rows:
             held = before.pop(row["attempt_id"], None)
@@ -183,14 +185,19 @@ class _Batch:
         ordered = sorted(ids)
         found: dict[str, Row] = {}
         for at in range(0, len(ordered), LOOKUP_KEYS):
-            rows = self._store.query(
-                "SELECT * FROM imported_attempts WHERE attempt_id IN {ids:Array(String)}"
-                " ORDER BY attempt_id, ingested_ns DESC LIMIT 1 BY attempt_id",
-                {"ids": ordered[at : at + LOOKUP_KEYS]},
-                max_rows=EVERYTHING,
-            )
-            found |= {row["attempt_id"]: row for row in rows.dicts()}
+            ids = ordered[at : at + LOOKUP_KEYS]
+            found |= self._rows("attempt_id IN {ids:Array(String)}", {"ids": ids})
         return found
+
+    def _rows(self, condition: str, params: Params) -> dict[str, Row]:
+        """The newest row of each attempt that meets a condition."""
+        rows = self._store.query(
+            f"SELECT * FROM imported_attempts WHERE {condition}"  # noqa: S608
+            " ORDER BY attempt_id, ingested_ns DESC LIMIT 1 BY attempt_id",
+            params,
+            max_rows=EVERYTHING,
+        )
+        return {row["attempt_id"]: row for row in rows.dicts()}
 
 
 _OF_SPANS = (
@@ -218,6 +225,17 @@ def _near(condition: str) -> str:
         f"(response_id IN ({ids}) OR (trace_id, span_id) IN ({spans})"
         f" OR (trace_id, span_id) IN ({ups}) OR (trace_id, parent_span_id) IN ({spans}))"
     )
+
+
+def _own_ids(condition: str) -> str:
+    """Ids that attempts of these facts could have: `attempt_id_of`, inside the engine."""
+    ids = []
+    for parts in ("'\\0\\0', response_id", "trace_id, '\\0', span_id, '\\0'"):
+        digest = f"substring(lower(hex(SHA256(concat({parts})))), 1, 28)"
+        for table in ("responses", "spans"):
+            where = condition if table == "spans" else condition.replace("parent_span_id", "''")
+            ids.append(f"SELECT concat('imp_', {digest}) FROM {table} WHERE {where}")  # noqa: S608
+    return " UNION ALL ".join(ids)
 
 
 def _pieces(store: Store, params: Params | None) -> Iterator[tuple[str, Params]]:
