@@ -33,6 +33,8 @@ def read_litellm(row: Fields) -> Fields | None:
     """
     call = text(row.get("call_type"))
     operation = _CALLS.get(call.removeprefix("a").removesuffix("_stream")) or _CALLS.get(call)
+    if operation is None and (row.get("prompt_tokens") or row.get("completion_tokens")):
+        operation = call  # such as what it passes through: whoever used tokens pays for them
     if operation is None or str(row.get("cache_hit", "")).lower() == "true":
         return None  # files, batches, health; answers from its own cache cost nothing
     meta = _nested(row.get("metadata"))

@@ -12,7 +12,7 @@ from fungible.errors import MissingExtraError
 
 READ_BYTES = 1 << 20
 MOST_LINE = 64 << 20
-MOST_DOCUMENT = 512 << 20
+MOST_DOCUMENT = 128 << 20
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

@@ -108,17 +108,20 @@ def _fields(span: Span, operation: str, attributed: Attributed) -> Fields:
             "stated_cost": amount(_first(said, names.COST), "the cost"),
             "stated_currency": text(_first(said, names.CURRENCY)).upper(),
         }
-        | _usage(said, status)
+        | _usage(said, status, operation)
     )
 
 
-def _usage(said: Attributes, status: str) -> Fields:
+def _usage(said: Attributes, status: str, operation: str) -> Fields:
     def of(keys: names.Names) -> int | None:
         return count(_first(said, keys), next((key for key in keys if key in said), keys[0]))
 
+    prompt, completion = of(names.INPUT), of(names.OUTPUT)
+    if operation == "embeddings" and prompt is not None:
+        completion = completion or 0  # vectors are no tokens
     leaves = partition(
-        prompt=of(names.INPUT),
-        completion=of(names.OUTPUT),
+        prompt=prompt,
+        completion=completion,
         read=of(names.CACHE_READ),
         written=of(names.CACHE_WRITE),
         reasoning=of(names.REASONING),

@@ -185,8 +185,8 @@ class _Batch:
         ordered = sorted(ids)
         found: dict[str, Row] = {}
         for at in range(0, len(ordered), LOOKUP_KEYS):
-            ids = ordered[at : at + LOOKUP_KEYS]
-            found |= self._rows("attempt_id IN {ids:Array(String)}", {"ids": ids})
+            part = {"ids": ordered[at : at + LOOKUP_KEYS]}
+            found |= self._rows("attempt_id IN {ids:Array(String)}", part)
         return found
 
     def _rows(self, condition: str, params: Params) -> dict[str, Row]:

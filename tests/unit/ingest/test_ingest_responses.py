@@ -212,7 +212,10 @@ def test_litellms_prompt_includes_its_cache() -> None:
     assert (bare.usage_source, bare.rank) == ("estimated", 1)
     failed = fact(SPEND | {"status": "failure", "prompt_tokens": 0, "completion_tokens": 0})
     assert (failed.status, failed.rank, failed.in_uncached) == ("error", 0, None)
-    skipped = outcomes(SPEND | {"cache_hit": "True"}, SPEND | {"call_type": "acreate_batch"})
+    passed = fact(SPEND | {"call_type": "pass_through_endpoint"})
+    assert (passed.operation, passed.in_uncached) == ("pass_through_endpoint", 5)
+    batch = {"call_type": "acreate_batch", "prompt_tokens": 0, "completion_tokens": 0}
+    skipped = outcomes(SPEND | {"cache_hit": "True"}, SPEND | batch)
     assert [(one.fact, one.reason) for one in skipped] == [(None, ""), (None, "")]
 
 

@@ -107,6 +107,11 @@ def test_older_and_other_names(attributes: dict[str, object]) -> None:
     assert (one.issuer, leaves(one)) == ("anthropic", (6, 0, 4, 5, 0))
 
 
+def test_embeddings_have_no_output() -> None:
+    one = fact({"gen_ai.operation.name": "embeddings", "gen_ai.usage.input_tokens": 9})
+    assert (one.operation, leaves(one)) == ("embeddings", (9, 0, 0, 0, 0))
+
+
 @pytest.mark.parametrize(
     "attributes",
     [
