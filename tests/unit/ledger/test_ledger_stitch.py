@@ -17,7 +17,7 @@ from fungible.ledger.stitch import stitch
 from fungible.ledger.store import Store
 from fungible.ledger.whereabouts import Seen, Whereabouts
 
-EXAMPLES = 12
+EXAMPLES = 10
 S = 1_000_000_000
 T0 = 1_790_000_040 * S
 USED: dict[str, Any] = {
