@@ -13,6 +13,7 @@ import click
 
 from fungible.cli.cost_explained import print_explanation
 from fungible.cli.lazy import LazyGroup, Table
+from fungible.cli.months import moment_of, month_span
 from fungible.cli.options import common_options, locate_config
 from fungible.cli.tables import cell, money, print_json, print_table
 from fungible.config import DEFAULT_HOME, Config, load_config
@@ -21,6 +22,7 @@ from fungible.errors import ConfigError, InputError
 from fungible.ledger.access import Access, open_access
 from fungible.ledger.explain import explain
 from fungible.ledger.known_prices import book_as_known
+from fungible.ledger.prices import FOREVER
 from fungible.ledger.queries import DIMENSIONS, CostReport, CostRow, Dimension, IdleRow, cost_report
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
@@ -47,6 +49,8 @@ def cost() -> None:
 @click.command()
 @click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
 @click.option("--since", default="", help="A span such as 1h or 7d, or an ISO date (UTC).")
+@click.option("--month", default="", help="Instead of --since: a month such as 2026-10 (UTC).")
+@click.option("--known-at", default="", help="As it was known at an ISO time (UTC).")
 @click.option(
     "--kind",
     type=click.Choice([*get_args(Kind), "all"]),
@@ -59,15 +63,23 @@ def report(
     *,
     by: Dimension,
     since: str,
+    month: str,
+    known_at: str,
     kind: str,
     home: Path | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
     """Requests, tokens and money by one dimension, with idle and unpriced in sight."""
-    since_ns = parse_since(since, time.time_ns())
+    if since and month:
+        raise InputError("--since or --month, not both")
+    since_ns, until_ns = month_span(month)
+    if since:
+        since_ns = parse_since(since, time.time_ns())
+    known_ns = moment_of(known_at) if known_at else FOREVER
+    span = {"since_ns": since_ns, "until_ns": until_ns, "known_ns": known_ns}
     with opened(find_config(home, config_path)) as access:
-        shown = cost_report(access, by, since_ns=since_ns, kind=kind)
+        shown = cost_report(access, by, kind=kind, **span)
     if as_json:
         print_json(shown)
     else:

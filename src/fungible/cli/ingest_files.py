@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from fungible.cli.cost import find_config
-from fungible.cli.ingest_prices import known_option, moment_of, writing
+from fungible.cli.ingest_prices import known_option, writing
+from fungible.cli.months import moment_of
 from fungible.cli.options import common_options
 from fungible.cli.tables import print_json
 from fungible.config import Config

@@ -1,6 +1,5 @@
 """`fungible ingest prices` and `rates`: what things cost, and in which money."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import click
 
 from fungible.cli.cost import find_config
+from fungible.cli.months import moment_of
 from fungible.cli.options import common_options
 from fungible.cli.tables import print_json
 from fungible.config import Config
@@ -18,7 +18,7 @@ from fungible.ingest.rates import rates_digest, read_rates, take_rates
 from fungible.ledger.access import open_access
 from fungible.ledger.prices import PriceRow
 from fungible.ledger.sheet_cells import worksheet_of
-from fungible.ledger.sheets import moment_ns, read_sheet
+from fungible.ledger.sheets import read_sheet
 from fungible.ledger.spool import SpoolWriter
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -124,19 +124,3 @@ def settle(config: Config, *receipts: Receipt, as_json: bool) -> None:
         click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
         for reason in receipt.reasons:
             click.echo(f"  {reason}", err=True)
-
-
-def moment_of(text: str) -> int:
-    """`--known-at` in ns; now where it is empty.
-
-    Raises:
-        InputError: It is no ISO date or time.
-    """
-    if not text:
-        return time.time_ns()
-    try:
-        return moment_ns(text)
-    except ValueError as error:
-        raise InputError(
-            f"--known-at {text!r} is not an ISO date or time", hint="for example 2026-11-03T12:00"
-        ) from error

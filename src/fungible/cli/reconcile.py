@@ -1,25 +1,20 @@
 """`fungible cost reconcile`: what was billed against what we priced."""
 
-import re
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import click
 
 from fungible.cli.cost import find_config, opened
+from fungible.cli.months import month_span
 from fungible.cli.options import common_options
 from fungible.cli.tables import money, print_json, print_table
-from fungible.errors import InputError
 from fungible.ledger.known_prices import book_as_known, rates_as_known
-from fungible.ledger.prices import FOREVER
-from fungible.ledger.rates import day_ns
 from fungible.ledger.reconcile import IssuerSum, Reconciliation
 from fungible.ledger.reconcile import reconcile as compared
 
 EXIT = {"within": 0, "empty": 0, "beyond": 1, "inconclusive": 3}
-_MONTH = re.compile(r"(\d{4})-(\d{2})")
 
 
 @click.command()
@@ -41,22 +36,6 @@ def reconcile(*, month: str, home: Path | None, config_path: Path | None, as_jso
     else:
         _print(found)
     sys.exit(EXIT[found.outcome])
-
-
-def month_span(text: str) -> tuple[int, int]:
-    """A month as `[since, until)` in ns, everything for an empty text.
-
-    Raises:
-        InputError: It is no month.
-    """
-    if not text:
-        return 0, FOREVER
-    found = _MONTH.fullmatch(text)
-    if not found or not 1 <= int(found[2]) <= 12 or int(found[1]) < 1970:
-        raise InputError(f"--month {text!r} is not a month", hint="for example 2026-10")
-    year, number = int(found[1]), int(found[2])
-    after = date(year + number // 12, number % 12 + 1, 1)
-    return day_ns(date(year, number, 1)), day_ns(after)
 
 
 def _print(found: Reconciliation) -> None:

@@ -10,6 +10,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from fungible.errors import BasisError
+from fungible.ledger.as_known import ATTEMPTS, IDLE
+from fungible.ledger.money import Money, total
+from fungible.ledger.prices import FOREVER
 from fungible.ledger.store import Rows
 
 Dimension = Literal["model", "backend", "feature", "customer", "owner"]
@@ -79,6 +83,7 @@ class CostReport(msgspec.Struct, frozen=True, kw_only=True):
     by: Dimension
     kind: str
     since_ns: int
+    until_ns: int
     rows: list[CostRow]
     idle: list[IdleRow]
     total: Decimal
@@ -109,7 +114,8 @@ _REPORT = """
 SELECT
     name, count() AS requests, sum(r.n) AS attempts, sum(r.un) AS unpriced,
     sum(r.tin) AS input_tokens, sum(r.tout) AS output_tokens,
-    sum(r.c) AS cost, max(r.cur) AS currency, sum(r.priced_tokens) AS priced_tokens,
+    sum(r.c) AS cost, arrayFilter(x -> x != '', groupUniqArray(r.cur)) AS currencies,
+    sum(r.priced_tokens) AS priced_tokens,
     countIf(r.c IS NOT NULL) AS priced_requests,
     quantileExact(0.5)(r.c) AS p50, quantileExact(0.99)(r.c) AS p99
 FROM
@@ -121,8 +127,9 @@ FROM
         sum(a.cost) AS c, max(a.currency) AS cur,
         sumIf(ifNull(a.input_tokens, 0) + ifNull(a.output_tokens, 0), a.cost IS NOT NULL)
             AS priced_tokens
-    FROM attempts AS a
-    WHERE a.started_ns >= {{since:Int64}} AND ({{kind:String}} = 'all' OR a.kind = {{kind:String}})
+    FROM {attempts} AS a
+    WHERE a.started_ns >= {{since:Int64}} AND a.started_ns < {{until:Int64}}
+        AND ({{kind:String}} = 'all' OR a.kind = {{kind:String}})
     GROUP BY name, request
 ) AS r
 GROUP BY name
@@ -130,10 +137,11 @@ ORDER BY cost DESC, name
 """
 
 _IDLE = """
-SELECT backend, class AS kind, owner, sum(i.amount) AS cost, max(i.currency) AS currency,
+SELECT backend, class AS kind, owner, sum(i.amount) AS cost,
+    groupUniqArray(i.currency) AS currencies,
     sum(i.window_end_ns - i.window_start_ns) AS ns
-FROM idle AS i
-WHERE i.window_end_ns > {since:Int64}
+FROM {idle} AS i
+WHERE i.window_end_ns > {{since:Int64}} AND i.window_start_ns < {{until:Int64}}
 GROUP BY backend, kind, owner ORDER BY cost DESC, backend, kind, owner
 """
 
@@ -158,27 +166,51 @@ ORDER BY backend
 
 
 def cost_report(
-    source: Queryable, by: Dimension, *, since_ns: int = 0, kind: str = "serve"
+    source: Queryable,
+    by: Dimension,
+    *,
+    since_ns: int = 0,
+    until_ns: int = FOREVER,
+    known_ns: int = FOREVER,
+    kind: str = "serve",
 ) -> CostReport:
-    """What was spent since a moment, by one dimension; `kind` `all` counts evals and shadows.
+    """What was spent in `[since_ns, until_ns)`, by one dimension.
 
-    Idle time belongs to the backend, whatever kind of request is asked about.
+    `kind` `all` counts evals and shadows. Idle time belongs to the backend, whatever kind of
+    request is asked about. As it was known at `known_ns`, the same report comes out the same.
+
+    Raises:
+        BasisError: Amounts in several currencies: pricing is on its way from one to another.
     """
-    params = {"since": since_ns, "kind": kind}
-    rows = [_cost_row(row) for row in source.query(_REPORT.format(column=by), params).dicts()]
-    idle = [_idle_row(row) for row in source.query(_IDLE, {"since": since_ns}).dicts()]
-    spent = [row.cost for row in rows if row.cost is not None] + [row.cost for row in idle]
-    currencies = [row.currency for row in rows] + [row.currency for row in idle]
+    now = known_ns == FOREVER
+    params = {"since": since_ns, "until": until_ns, "kind": kind, "known": known_ns}
+    sql = _REPORT.format(column=by, attempts="attempts" if now else ATTEMPTS)
+    found = source.query(sql, params).dicts()
+    unused = source.query(_IDLE.format(idle="idle" if now else IDLE), params).dicts()
+    currency = _one_currency([*found, *unused])
+    rows = [_cost_row(row | {"currency": currency if row["currencies"] else ""}) for row in found]
+    idle = [_idle_row(row | {"currency": currency}) for row in unused]
+    costs = [row.cost for row in rows if row.cost is not None] + [row.cost for row in idle]
+    # What is paid by the token counts as effective cost as it is, see `Money.as_effective`.
+    spent = total((Money("effective", currency, one) for one in costs), "effective", currency)
     return CostReport(
         by=by,
         kind=kind,
         since_ns=since_ns,
+        until_ns=until_ns,
         rows=rows,
         idle=idle,
-        total=sum(spent, Decimal(0)),
-        currency=next(filter(None, currencies), ""),
+        total=spent.amount,
+        currency=currency,
         unpriced=sum(row.unpriced for row in rows),
     )
+
+
+def _one_currency(rows: list[dict[str, Any]]) -> str:
+    found = sorted({name for row in rows for name in row["currencies"]})
+    if len(found) > 1:
+        raise BasisError(f"costs are in {' and '.join(found)}, which do not add up")
+    return found[0] if found else ""
 
 
 def net_cost(source: Queryable, run_ids: list[str]) -> list[NetCostRow]:

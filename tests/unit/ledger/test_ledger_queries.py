@@ -1,9 +1,11 @@
 """Reports add up, show what is unattributed or unpriced, and explain themselves."""
 
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fungible.contract.events import AttemptEvent, EvalItemEvent, LeaseEvent
@@ -163,3 +165,31 @@ def test_superseded_lines_stay_visible(
         (Decimal("0.001"), False),
         (Decimal("0.0005"), True),
     ]
+
+
+def test_a_report_as_it_was_known_then_is_the_same_report(
+    priced: Store, tmp_path: Path, attempt: MakeAttempt
+) -> None:
+    imported = msgspec.structs.asdict(attempt("9", customer="acme")) | {"response_id": "r"}
+    priced.insert_rows("imported_attempts", [imported])
+    sheet = tmp_path / "prices.csv"
+    reprice(priced, load_prices(sheet), T0 + S)
+    questions = [("customer", "serve"), ("backend", "all"), ("feature", "all")]
+
+    def ask(**options: int) -> bytes:
+        return msgspec.json.encode(
+            [cost_report(priced, by, kind=kind, **options) for by, kind in questions]  # type: ignore[arg-type]
+        )
+
+    then = time.time_ns()
+    before = ask()
+    assert ask(known_ns=then) == before
+    # Later: another price, a late attempt, and a fact that restates what was imported.
+    sheet.write_text(SHEET.replace(",1,", ",3,").replace(",3.6,", ",7.2,"))
+    priced.insert([attempt("late", customer="acme")], "late")
+    priced.insert_rows("imported_attempts", [imported | {"customer": "zeta", "in_uncached": 5}])
+    assert reprice(priced, load_prices(sheet), time.time_ns()) > 0
+    assert ask() != before
+    assert ask(known_ns=then) == before
+    assert ask(known_ns=time.time_ns()) == ask()
+    assert cost_report(priced, "model", until_ns=T0).rows == []
