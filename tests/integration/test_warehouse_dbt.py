@@ -17,10 +17,14 @@ import pytest
 
 from fungible.config import Config, load_config
 from fungible.contract.events import AttemptEvent, EvalItemEvent, Record
+from fungible.contract.streams import InvoiceFact
 from fungible.dashboard.live import read_snapshot
 from fungible.dashboard.snapshot import Snapshot
 from fungible.ledger.access import open_access
+from fungible.ledger.known_prices import book_as_known, rates_as_known
+from fungible.ledger.prices import FOREVER
 from fungible.ledger.queries import DIMENSIONS, CostReport, cost_report, net_cost
+from fungible.ledger.reconcile import Reconciliation, reconcile
 from fungible.ledger.store import Store, open_store
 from fungible.warehouse.environment import OWN_DBT, find_dbt, find_project
 from support.dashboard_events import CANDIDATE, REFERENCE, S, attempt, loop
@@ -68,6 +72,7 @@ class Seen(msgspec.Struct, kw_only=True):
     reports: dict[str, CostReport]
     marts: dict[str, list[Row]]
     net: dict[str, Decimal | None]
+    reconciled: Reconciliation
 
 
 def evals(now: int) -> list[Record]:
@@ -101,6 +106,34 @@ def evals(now: int) -> list[Record]:
         )
     )
     return records
+
+
+def invoice(now: int) -> list[Record]:
+    """Yesterday's bill of the backend that is paid by the token, one line of it sent twice."""
+    day = now // (86_400 * S) * 86_400 * S - 86_400 * S
+    lines = [
+        ("1", "a", "in_uncached", "usage", "0.00001", 1),
+        ("2", "a", "out_visible", "usage", "0.9", 1),
+        ("2", "b", "out_visible", "usage", "0.00002", 2),
+        ("3", "a", "", "tax", "0.000005", 1),
+    ]
+    return [
+        InvoiceFact(
+            issuer="int4",
+            invoice="inv-1",
+            line=line,
+            digest=digest,
+            source="test",
+            known_ns=known,
+            category=category,  # type: ignore[arg-type]
+            sku=sku,
+            start_ns=day,
+            end_ns=day + 86_400 * S,
+            billed=Decimal(billed),
+            currency="USD",
+        )
+        for line, digest, sku, category, billed, known in lines
+    ]
 
 
 def late(now: int) -> list[AttemptEvent]:
@@ -146,6 +179,13 @@ def look(home: Path, now: int, built: Row) -> Seen:
             reports={by: cost_report(store, by, kind="all") for by in DIMENSIONS},
             marts=contents(store),
             net={row.backend: row.net_cost for row in net_cost(store, [RUN])},
+            reconciled=reconcile(
+                store,
+                book_as_known(config, store),
+                rates_as_known(store),
+                span=(0, FOREVER),
+                now_ns=now,
+            ),
         )
     finally:
         store.close()
@@ -159,7 +199,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(dbt: str, home: Path) -> Seen:
     now = time.time_ns()
-    change(home, [*loop(now), *evals(now), *late(now)])
+    change(home, [*loop(now), *evals(now), *late(now), *invoice(now)])
     return look(home, now, build(dbt, home))
 
 
@@ -221,6 +261,31 @@ def test_percentiles_and_net_cost_are_the_ledgers(seen: Seen) -> None:
         assert 0 <= exact - net[backend] < Decimal("1e-18")
 
 
+def test_the_reconciliation_is_the_ledgers(seen: Seen) -> None:
+    """Tokens and a tax that were billed, hours that were not; a line sent twice counts later."""
+    mart = {
+        (row["issuer"], row["sku"], str(row["day"]), row["days"]): row
+        for row in seen.marts["reconciliation"]
+        if row["category"] == "usage"
+    }
+    theirs = {(row.issuer, row.sku, str(row.day), row.days): row for row in seen.reconciled.rows}
+    assert mart.keys() == theirs.keys()
+    assert {key[1] for key in mart} >= {"hour", "in_uncached", "out_visible"}
+    for key, row in theirs.items():
+        other = mart[key]
+        assert (other["state"], other["billed"], other["priced"], other["unexplained"]) == (
+            row.state,
+            row.billed,
+            row.priced,
+            row.unexplained,
+        )
+    gaps = [row for row in seen.marts["reconciliation"] if row["category"] != "usage"]
+    assert [(row["category"], row["billed"]) for row in gaps] == [
+        (gap.kind, gap.amount) for gap in seen.reconciled.gaps
+    ]
+    assert {row["state"] for row in mart.values()} == {"estimated", "invoiced", "restated"}
+
+
 def test_unpriced_and_unattributed_are_rows(seen: Seen) -> None:
     by_customer = seen.marts["cost_by_customer"]
     unpriced = [row for row in by_customer if row["basis"] == "unpriced"]
@@ -240,6 +305,7 @@ def test_changed_days_are_made_again_as_if_all_were(dbt: str, home: Path, seen: 
     cut = SHEET.replace("0.10,USD", "0.05,USD")
     change(home, [attempt(800_001, backend="ort-int4-naive", ended_ns=now - 86_400 * S)], cut)
     models = ("--select", "int_days int_attempts int_idle cost_by_owner cost_per_request_hourly")
+    models += ("--exclude", "test_type:unit")
     some = look(home, now, build(dbt, home, *models))
     everything = look(home, now, build(dbt, home, *models, "--full-refresh"))
     for name in ("int_attempts", "cost_by_owner", "cost_per_request_hourly"):
@@ -256,8 +322,8 @@ def test_a_failed_test_shows_its_rows_and_ends_with_1(dbt: str, home: Path, seen
     wrong |= {"parts": {}, "known_ns": rows[0]["known_ns"]}
     store.insert_rows("cost_lines", [wrong])
     store.close()
-    options = ("warehouse", "build", "--home", str(home), "--select", "int_attempts")
-    done = fungible(dbt, *options, "--full-refresh")
+    options = ("warehouse", "build", "--home", str(home), "--exclude", "test_type:unit")
+    done = fungible(dbt, *options, "--select", "int_attempts", "--full-refresh")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "one_basis_per_attempt: fail" in done.stderr
     assert "basis = 'mixed'" in done.stderr

@@ -20,8 +20,9 @@ from fungible.ledger.access import DirectAccess
 from fungible.ledger.clients import parse_dsn
 from fungible.warehouse.build import PASSED, Built, Job, Node
 from fungible.warehouse.build import build as run_build
-from fungible.warehouse.environment import find_dbt, find_project
+from fungible.warehouse.environment import find_dbt, find_project, project_digest
 from fungible.warehouse.target import ENDPOINT_TOKEN, open_target
+from fungible.warehouse.variables import encoded, hourly_prices, variables_of
 
 
 @click.command()
@@ -33,6 +34,7 @@ from fungible.warehouse.target import ENDPOINT_TOKEN, open_target
     help="Refuse when ledger.dsn is not of this kind.",
 )
 @click.option("--select", default="", help="dbt's node selection, such as cost_by_customer+.")
+@click.option("--exclude", default="", help="What not to build of it, such as test_type:unit.")
 @click.option("--full-refresh", is_flag=True, help="Make every table again, not changed days only.")
 @click.option("--vars", "variables", default="", help="dbt variables as YAML, such as cost_slos.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 64))
@@ -41,6 +43,7 @@ def build(
     *,
     target: Literal["auto", "embedded", "server"],
     select: str,
+    exclude: str,
     full_refresh: bool,
     variables: str,
     threads: int,
@@ -59,26 +62,31 @@ def build(
     if select:
         # A test that also looks at a table that is not built now would find it out of date.
         options = ["--select", *select.split(), "--indirect-selection", "buildable"]
-    options += ["--full-refresh"] if full_refresh else []
-    options += ["--vars", variables] if variables else []
+    given = variables_of(variables)
     options += ["--threads", str(threads)]
     folder = config.home_path() / "warehouse"
     folder.mkdir(parents=True, exist_ok=True)
     project = find_project()
+    options += ["--exclude", *exclude.split()] if exclude else []
+    if full_refresh or _upgraded(folder, project):
+        options.append("--full-refresh")
     dbt = find_dbt(folder, project, lambda text: click.echo(text, err=True))
     with open_target(config, _written(config, folder)) as where, stage_progress() as report:
+        known = {"hourly_prices": hourly_prices(config, where)} | given
         job = Job(
             dbt=dbt,
             project=project,
             folder=folder,
             environment=where.variables(),
-            options=options,
+            options=[*options, "--vars", encoded(known)],
         )
         built = run_build(job, where.marts, lambda done, total: report("dbt", done, total))
     if as_json:
         print_json(built)
     else:
         _print(built)
+    if built.ok and not (select or exclude):
+        (folder / "project").write_text(project_digest(project), encoding="ascii")
     if not built.ok:
         raise click.exceptions.Exit(1)
 
@@ -122,6 +130,18 @@ def _check_target(config: Config, target: str) -> None:
         raise UnavailableError(
             f"the ledger is {found}, not {target}", hint="ledger.dsn in fungible.toml says where"
         )
+
+
+def _upgraded(folder: Path, project: Path) -> bool:
+    """Whether the last whole build was of other models than these."""
+    try:
+        last = (folder / "project").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    if last == project_digest(project):
+        return False
+    click.echo("the models are not those of the last build: making every table again", err=True)
+    return True
 
 
 def _written(config: Config, folder: Path) -> Path:

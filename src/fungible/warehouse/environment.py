@@ -36,6 +36,13 @@ def find_project() -> Path:
     raise ConfigError(f"{here.parent}: the dbt project is not here", hint="install fungible again")
 
 
+def project_digest(project: Path) -> str:
+    """What the models are; tables that other models made are of other columns, perhaps."""
+    parts = sorted([*project.glob("models/**/*"), *project.glob("macros/**/*")])
+    texts = [f"{path.relative_to(project)}\n{path.read_text()}" for path in parts if path.is_file()]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
 def find_dbt(folder: Path, project: Path, say: Callable[[str], None]) -> Path:
     """The dbt executable; its environment is made under `folder` when it is not there yet.
 

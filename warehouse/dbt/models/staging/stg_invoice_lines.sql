@@ -1,11 +1,11 @@
--- Of an invoice line that was stated twice, the order of digests decides, as everywhere.
+-- A line that an issuer sends again means the later one.
 SELECT
     issuer,
     invoice,
     line,
     category,
     correction,
-    if(sku = '', meter, sku) AS sku,
+    sku,
     meter,
     description,
     backend,
@@ -23,7 +23,8 @@ SELECT
     list_cost,
     currency,
     known_ns,
+    correction OR count() OVER (PARTITION BY issuer, invoice, line) > 1 AS restated,
     ingested_ns
 FROM {{ source('ledger', 'invoice_lines') }} FINAL
-ORDER BY digest DESC
+ORDER BY known_ns DESC, digest DESC
 LIMIT 1 BY issuer, invoice, line
