@@ -1,6 +1,7 @@
 """Files in a folder or a bucket, and their import by one `fungible ingest` command."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -174,7 +175,7 @@ class IngestOperator(CommandOperator):
             outcome = self.call(argv, cwd=folder)
         if outcome.code != 0:
             raise outcome.failure()
-        return outcome.result if isinstance(outcome.result, list) else [outcome.result]
+        return receipts_of(outcome.result)
 
 
 class SnapshotOperator(CommandOperator):
@@ -207,6 +208,13 @@ class SnapshotOperator(CommandOperator):
         return str(path)
 
 
+def receipts_of(result: Any) -> list[dict[str, Any]]:
+    """The receipts in what an `ingest` command printed: a list, a line each, or below `files`."""
+    if isinstance(result, dict) and "files" in result:
+        return [one["receipt"] for one in result["files"]]
+    return result if isinstance(result, list) else [result]
+
+
 @contextmanager
 def at_hand(files: Sequence[ObjectStoragePath]) -> Iterator[tuple[Path | None, list[str]]]:
     """Local paths of files; those of a bucket are copied below a folder first.
@@ -223,6 +231,9 @@ def at_hand(files: Sequence[ObjectStoragePath]) -> Iterator[tuple[Path | None, l
             copy.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
+            # When a list of machines was made is known by its file.
+            made = path.stat().st_mtime
+            os.utime(copy, (made, made))
             copies.append(str(copy.relative_to(folder)))
         yield Path(folder), copies
 

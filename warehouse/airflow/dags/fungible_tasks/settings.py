@@ -29,7 +29,7 @@ DEFAULTS = {
 PARSE_DEFAULTS = {
     "WAREHOUSE": "build",
     "DBT_PROJECT": "",
-    "DBT_BIN": "dbt",
+    "DBT": "dbt",
     "DBT_MANIFEST": "",
     "DBT_PROFILES": "",
     "APPROVAL": "",
