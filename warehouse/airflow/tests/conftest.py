@@ -18,10 +18,10 @@ os.environ.update(
     AIRFLOW__API__HOST="127.0.0.1",
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
     AIRFLOW__COSMOS__ENABLE_TELEMETRY="False",
+    AIRFLOW__COSMOS__CACHE_DIR=f"{_airflow_home.name}/cosmos",
 )
-for name in [
-    name for name in os.environ if name.startswith("FUNGIBLE_") and name != "FUNGIBLE_BIN"
-]:
+KEPT = ("FUNGIBLE_BIN", "FUNGIBLE_DBT")
+for name in [name for name in os.environ if name.startswith("FUNGIBLE_") and name not in KEPT]:
     del os.environ[name]
 
 pytest_plugins = ["product", "runs"]

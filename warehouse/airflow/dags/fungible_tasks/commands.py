@@ -44,9 +44,7 @@ class Outcome:
 
     def failure(self) -> AirflowException:
         """The exception that gives a task the state that the exit code asks for."""
-        why = self.why
-        if isinstance(self.result, dict) and not why.startswith("error:"):
-            why = "; ".join(map(str, self.result.get("reasons") or [])) or why
+        why = self.why if self.why.startswith("error:") else reasons(self.result) or self.why
         if self.code in FINAL:
             return AirflowFailException(f"exit code {self.code} ({FINAL[self.code]}): {why}")
         return AirflowException(f"exit code {self.code}: {why}")
@@ -171,6 +169,19 @@ class FungibleOperator(CommandOperator):
         if outcome.code in self.again:
             raise AirflowException(f"exit code {outcome.code}: {outcome.why}")
         raise outcome.failure()
+
+
+def reasons(result: Any) -> str:
+    """Why an answer is no: a verdict's reasons, or the nodes of a build that failed."""
+    if not isinstance(result, dict):
+        return ""
+    nodes = result.get("nodes") or []
+    failed = [
+        f"{node['name']}: {node['status']} {node.get('message', '')}".rstrip()
+        for node in nodes
+        if node["status"] in ("error", "fail")
+    ]
+    return "; ".join([*map(str, result.get("reasons") or []), *failed])
 
 
 def parse(output: str) -> Any:

@@ -54,7 +54,7 @@ class Product:
     def ask(self, *words: str) -> Any:
         """The JSON that a command prints."""
         argv = [str(self.binary), *words, "--config", str(self.config), "--json"]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=True)
         return json.loads(done.stdout)
 
     def rows(self, query: str) -> list[list[Any]]:
@@ -69,25 +69,22 @@ class Product:
             time.sleep(0.2)
 
 
+def environment_of(project: Path) -> Path:
+    """The environment of a project, made from its lock file if need be."""
+    ours = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    uv = [os.environ.get("UV", "uv"), "run", "--frozen", "--project", str(project)]
+    where = [*uv, "python", "-c", "import sys; print(sys.prefix)"]
+    done = subprocess.run(where, env=env, capture_output=True, text=True, timeout=200, check=True)
+    return Path(done.stdout.strip())
+
+
 @pytest.fixture(scope="session")
 def fungible_binary() -> Path:
-    """`fungible` in the product's own environment, which is made from its lock file if need be."""
+    """`fungible` in the product's own environment."""
     if given := os.environ.get("FUNGIBLE_BIN"):
         return Path(given)
-    env = {
-        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
-    }
-    uv = [os.environ.get("UV", "uv"), "run", "--frozen", "--project", str(ROOT)]
-    where = "import sys; print(sys.prefix)"
-    done = subprocess.run(
-        [*uv, "python", "-c", where],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
-    return Path(done.stdout.strip(), "bin", "fungible")
+    return environment_of(ROOT) / "bin" / "fungible"
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +110,11 @@ def fungible(product: Product, monkeypatch: pytest.MonkeyPatch) -> Product:
     monkeypatch.setenv("FUNGIBLE_BIN", str(product.binary))
     monkeypatch.setenv("FUNGIBLE_CONFIG", str(product.config))
     return product
+
+
+@pytest.fixture(scope="session")
+def dbt_binary() -> Path:
+    """dbt in an environment of its own, which is made from its lock file if need be."""
+    if given := os.environ.get("FUNGIBLE_DBT"):
+        return Path(given)
+    return environment_of(ROOT / "warehouse" / "dbt") / "bin" / "dbt"
