@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fungible.contract.events import LeaseEvent
 from fungible.ledger.rollups import ROLLUPS
 from fungible.ledger.ship import ship
+from fungible.ledger.spool import SpoolWriter
 from fungible.ledger.store import open_store
 
 ATTEMPT = """
@@ -66,6 +68,23 @@ def dying(table, rows, token=""):
 
 store.insert_rows = dying
 print("shipping", flush=True)
+ship(home / "spool", store)
+"""
+
+SHIP_AND_DIE_UNLINKING = """
+store = open_store(f"chdb://{home}/ledger")
+store.migrate()
+unlinked = 0
+real = Path.unlink
+
+def dying(path, missing_ok=False):
+    global unlinked
+    real(path, missing_ok)
+    unlinked += path.suffix == ".seg"
+    if unlinked == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.unlink = dying
 ship(home / "spool", store)
 """
 
@@ -134,7 +153,7 @@ def test_a_writer_killed_while_it_appends(tmp_path: Path) -> None:
     assert sorted(rows["leases"]) == found
 
 
-@pytest.mark.parametrize("after", [[1], [2], [3, 1, 2]])
+@pytest.mark.parametrize("after", [[1], [2], [2, 1, 2]])
 def test_a_shipper_killed_between_insert_and_unlink(tmp_path: Path, after: list[int]) -> None:
     assert run(WRITE_SEGMENTS, tmp_path).returncode == 0
     for inserts in after:
@@ -145,6 +164,23 @@ def test_a_shipper_killed_between_insert_and_unlink(tmp_path: Path, after: list[
     assert rows["attempts"] == sorted(f"{at}-{row}" for at in range(4) for row in range(25))
     assert len(rows["leases"]) == 100
     assert not list((tmp_path / "spool").glob("w/*"))
+
+
+@pytest.mark.parametrize("unlinked", [1, 3, 4])
+def test_a_shipper_killed_while_it_unlinks_and_more_comes(tmp_path: Path, unlinked: int) -> None:
+    assert run(WRITE_SEGMENTS, tmp_path).returncode == 0
+    died = run(SHIP_AND_DIE_UNLINKING, tmp_path, str(unlinked))
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert len(list((tmp_path / "spool").glob("w/*.seg"))) == 4 - unlinked
+    more = SpoolWriter(tmp_path / "spool", "later")
+    more.write(LeaseEvent(lease_id="l", backend="b", accelerator="a", started_ns=1, seen_ns=2))
+    more.close()
+    rows = shipped(tmp_path)
+    assert rows["attempts"] == sorted(f"{at}-{row}" for at in range(4) for row in range(25))
+    assert len(rows["leases"]) == 101
+    assert not [
+        path for path in (tmp_path / "spool").rglob("*") if path.suffix in (".seg", ".batch")
+    ]
 
 
 def test_a_shipper_killed_at_any_moment(tmp_path: Path) -> None:

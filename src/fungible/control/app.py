@@ -31,7 +31,7 @@ from fungible.migrate.controller import MigrationController
 from fungible.migrate.plan import MigrationPlan
 from fungible.migrate.states import Migration
 
-SHIP_S = 0.5
+SHIP_S = 0.2
 STEPS_S = 1.0
 REPRICE_S = 1.0
 MIGRATE_S = 0.5

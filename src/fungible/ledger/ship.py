@@ -1,15 +1,19 @@
 """From the spool into the ledger, exactly once.
 
-A sealed segment is inserted under a token of its own and unlinked after that. A crash in
-between inserts it again under the same token, which the engine recognises and drops.
+Sealed segments are inserted several at once, under a token that names them, and unlinked after
+that. A crash in between inserts them again under the same token, which the engine recognises
+and drops: which segments were together is written down before.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import msgspec
 
 from fungible.contract.events import Record
 from fungible.errors import DiskError
@@ -19,6 +23,8 @@ from fungible.ledger.store import Store
 log = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine"
+BEGUN = "ship.batch"  # which segments are being inserted together
+BATCH_BYTES = 16 << 20
 
 
 def ship(spool_root: Path, store: Store) -> int:
@@ -37,23 +43,86 @@ def ship(spool_root: Path, store: Store) -> int:
         if not alone:
             return 0
         try:
-            return sum(_ship_segment(path, spool_root, store) for path in _segments(spool_root))
+            shipped = _ship_begun(spool_root, store)
+            return shipped + sum(
+                _ship_batch(batch, spool_root, store) for batch in _batches(_segments(spool_root))
+            )
         except OSError as error:
             raise DiskError(
                 f"{spool_root}: cannot ship: {error}", hint="free disk space or fix permissions"
             ) from error
 
 
-def _ship_segment(path: Path, spool_root: Path, store: Store) -> int:
+def _ship_begun(spool_root: Path, store: Store) -> int:
+    """Finish the batch that a crash or a refusal cut short; rows inserted."""
+    note = spool_root / BEGUN
+    if not note.exists():
+        return 0
+    paths = [spool_root / name for name in msgspec.json.decode(note.read_bytes(), type=list[str])]
+    there = [path for path in paths if path.exists()]
+    if len(there) == len(paths):
+        return _insert(paths, spool_root, store)
+    _unlink(there, spool_root)  # unlinking had begun, so all of them are in the ledger
+    return 0
+
+
+def _ship_batch(paths: Sequence[Path], spool_root: Path, store: Store) -> int:
+    if len(paths) > 1 and not _note(paths, spool_root):
+        return sum(_insert([path], spool_root, store) for path in paths)
+    return _insert(paths, spool_root, store)
+
+
+def _note(paths: Sequence[Path], spool_root: Path) -> bool:
+    """Write down which segments go together; `False` when the disk has no room for that."""
+    names = [str(path.relative_to(spool_root)) for path in paths]
+    hidden = spool_root / f"{BEGUN}.new"
+    try:
+        with hidden.open("wb") as file:
+            file.write(msgspec.json.encode(names))
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.rename(spool_root / BEGUN)
+    except OSError:
+        hidden.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _insert(paths: Sequence[Path], spool_root: Path, store: Store) -> int:
+    """Insert the records of these segments under one token, then unlink them."""
     records: list[Record] = []
-    for part in read_frames(path.read_bytes()):
-        if isinstance(part, Damage):
-            _quarantine(spool_root, path, part)
-        else:
-            records.append(part)
-    store.insert(records, f"{path.parent.name}/{path.stem}")
-    path.unlink()
+    for path in paths:
+        for part in read_frames(path.read_bytes()):
+            if isinstance(part, Damage):
+                _quarantine(spool_root, path, part)
+            else:
+                records.append(part)
+    names = [f"{path.parent.name}/{path.stem}" for path in paths]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    store.insert(records, names[0] if len(names) == 1 else f"{names[0]}+{digest}")
+    _unlink(paths, spool_root)
     return len(records)
+
+
+def _unlink(paths: Sequence[Path], spool_root: Path) -> None:
+    for path in paths:
+        path.unlink()
+    (spool_root / BEGUN).unlink(missing_ok=True)
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Neighbours together, as long as they hold at most `BATCH_BYTES`."""
+    batch: list[Path] = []
+    size = 0
+    for path in paths:
+        more = path.stat().st_size
+        if batch and size + more > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += more
+    if batch:
+        yield batch
 
 
 def _segments(spool_root: Path) -> list[Path]:

@@ -2,8 +2,8 @@
 
 One folder per writing process. `write` and `commit` return when the records are on disk
 (appended and fsynced); whatever waits at the same moment, or within a millisecond while many
-write, shares one fsync. Segments are sealed after half a second or a mebibyte and then belong
-to the shipper. A full disk, or a spool that holds as much as it may, costs the rows of that
+write, shares one fsync. Segments are sealed after a quarter of a second or a mebibyte and then
+belong to the shipper. A full disk, or a spool that holds as much as it may, costs the rows of that
 moment and nothing else; the writer finds out by itself when it is over.
 """
 
@@ -25,7 +25,7 @@ from fungible.errors import DiskError, InputError, UnavailableError
 from fungible.ledger.room import Outage, Room
 from fungible.ledger.segments import OPEN, SEALED, encode_frame
 
-ROTATE_S = 0.5
+ROTATE_S = 0.25
 ROTATE_BYTES = 1 << 20
 # While several wait at once, batches begin at least this far apart: fewer, larger fsyncs.
 GATHER_S = 0.001
