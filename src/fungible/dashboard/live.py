@@ -61,6 +61,7 @@ def read_snapshot(store: Store, config: Config, now_ns: int | None = None) -> Sn
         "window_from": now - WINDOW_S * NS,
         "minute_from": now - 60 * NS,
         "now_from": now - NOW_S * NS,
+        "began_from": _began(store, now - WINDOW_S * NS),
     }
     groups = store.query(queries.BACKENDS, params).dicts()
     idle = store.query(queries.IDLE, params).dicts()
@@ -208,12 +209,19 @@ def _backend(name: str, parts: list[Row], idle: Decimal, config: Config) -> Back
     )
 
 
+def _began(store: Store, ended_from: int) -> int:
+    """The earliest start of the attempts that ended after a moment."""
+    rows = store.query(queries.BEGAN, {"ended_from": ended_from}).rows
+    return int(rows[0][0])
+
+
 def _series(store: Store, params: Mapping[str, Any], now: int) -> Series:
     """Whole buckets only: the last one ended long enough ago to be in the ledger."""
     bucket_ns, buckets = BUCKET_S * NS, SERIES_S // BUCKET_S
     end = (now - SHIP_S * NS) // bucket_ns * bucket_ns
     start = end - SERIES_S * NS
     window = {"series_from": start, "series_to": end, "bucket_ns": bucket_ns}
+    window["began_from"] = _began(store, start)
     points: dict[str, dict[int, Row]] = {}
     for row in store.query(queries.SERIES, {**params, **window}).dicts():
         points.setdefault(row["backend"], {})[row["bucket"]] = row

@@ -15,6 +15,19 @@ GROUP BY currency
 ORDER BY lines DESC, currency
 """
 
+# When the first attempt began that ended after a moment. A condition on the start reaches the
+# cost lines; one on the end does not.
+BEGAN = """
+SELECT min(first)
+FROM (
+    SELECT min(started_ns) AS first FROM attempt_events WHERE ended_ns > {ended_from:Int64}
+    HAVING count() > 0
+    UNION ALL
+    SELECT min(started_ns) AS first FROM imported_attempts WHERE ended_ns > {ended_from:Int64}
+    HAVING count() > 0
+)
+"""
+
 # Every attempt of the window, by backend and by whether it served a client.
 BACKENDS = """
 WITH
@@ -43,7 +56,7 @@ SELECT
     argMax(target, ended_ns) AS target,
     argMax(variant, ended_ns) AS variant
 FROM attempts
-WHERE ended_ns > {window_from:Int64}
+WHERE ended_ns > {window_from:Int64} AND started_ns >= {began_from:Int64}
 GROUP BY backend, serving
 ORDER BY backend, serving
 """
@@ -62,7 +75,7 @@ SELECT
     sumIf(assumeNotNull(cost), counted) AS spent,
     countIf(cost_status = 'unpriced') AS unpriced
 FROM attempts
-WHERE ended_ns > {window_from:Int64}
+WHERE ended_ns > {window_from:Int64} AND started_ns >= {began_from:Int64}
 GROUP BY serving, for_feature, for_customer
 ORDER BY serving DESC, spent DESC, attempts DESC, for_feature, for_customer
 """
@@ -81,6 +94,7 @@ SELECT
     sumIf(all_tokens, counted) AS priced_tokens
 FROM attempts
 WHERE ended_ns > {series_from:Int64} AND ended_ns <= {series_to:Int64}
+    AND started_ns >= {began_from:Int64}
 GROUP BY backend, bucket
 ORDER BY backend, bucket
 """
