@@ -45,7 +45,7 @@ SELECT
     s.attempts AS attempts,
     s.unpriced_attempts AS unpriced_attempts,
     s.tokens AS tokens,
-    s.basis AS basis,
+    multiIf(s.kinds = 1, s.basis, s.kinds = 0, 'unpriced', 'mixed') AS basis,
     s.currency AS currency,
     j.suites = 1 AND s.attempts > 0 AND s.unpriced_attempts = 0 AND s.kinds = 1 AS complete,
     if(s.kinds = 1, s.cost, NULL) AS cost,
