@@ -35,15 +35,36 @@ _NEEDED = {
 @click.option("--gateway-port", default=8080, show_default=True, help="0 picks a free one.")
 @click.option("--control-port", default=8081, show_default=True, help="0 picks a free one.")
 @click.option("--fresh", is_flag=True, help="Judge again, even where a verdict still holds.")
+@click.option("--world", is_flag=True, help="Instead: a synthetic month of costs to explore.")
+@click.option(
+    "--calls", default=2_000, show_default=True, type=click.IntRange(min=1), help="With --world."
+)
+@click.option("--seed", default=20261001, show_default=True, help="With --world: which month.")
 def quickstart(
-    *, exit_: bool, as_json: bool, home: Path, gateway_port: int, control_port: int, fresh: bool
+    *,
+    exit_: bool,
+    as_json: bool,
+    home: Path,
+    gateway_port: int,
+    control_port: int,
+    fresh: bool,
+    world: bool,
+    calls: int,
+    seed: int,
 ) -> None:
     """The whole loop on this machine, with a real model.
 
     Builds a portable artifact, serves it from two runtimes in several precisions behind one
     gateway, judges each against the reference, moves traffic to the cheapest that passed, and
     refuses the one that did not.
+
+    With --world no model runs. A synthetic month with known costs and planted faults goes through
+    the import commands, and what the ledger makes of it is shown beside the truth; exit code 1
+    when they differ. Choose a --home of its own.
     """
+    if world:
+        _world(home, calls=calls, seed=seed, as_json=as_json)
+        return
     _need_extras()
     for port in (gateway_port, control_port):
         check_free("127.0.0.1", port)
@@ -62,6 +83,23 @@ def quickstart(
             Console(width=None if sys.stdout.isatty() else 110).print(table(outcome))
 
     asyncio.run(run(options, show))
+
+
+def _world(home: Path, *, calls: int, seed: int, as_json: bool) -> None:
+    from fungible.quickstart.world import run_world, world_table  # noqa: PLC0415  # as above
+
+    outcome = run_world(home, count=calls, seed=seed)
+    if as_json:
+        click.echo(msgspec.json.encode(outcome).decode())
+    else:
+        Console(width=None if sys.stdout.isatty() else 110).print(world_table(outcome))
+        click.echo(
+            f"Explore it: fungible cost report --by customer --home {home}, fungible warehouse"
+            f" build --home {home}, fungible cost reconcile --home {home}",
+            err=True,
+        )
+    if not outcome.exact:
+        sys.exit(1)
 
 
 def _need_extras() -> None:

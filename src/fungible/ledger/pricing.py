@@ -25,7 +25,7 @@ from fungible.ledger.activity import (
     whose_of,
 )
 from fungible.ledger.charging import charge
-from fungible.ledger.costing import WINDOW_NS, Busy, Lease
+from fungible.ledger.costing import HOUR_NS, WINDOW_NS, Busy, Lease
 from fungible.ledger.lease_pricing import HOUR_MINUTES, price_windows
 from fungible.ledger.lines import CostKey, Line, append_costs, known_costs, known_costs_of
 from fungible.ledger.prices import LEAVES, PriceBook
@@ -34,6 +34,9 @@ from fungible.ledger.store import EVERYTHING, Store
 
 CHUNK_ROWS = 20_000
 RUN_MINUTES = 30
+# Where little happened, longer stretches go together: a month of an idle machine in seconds.
+QUIET_MINUTES = 7 * 24 * 60
+QUIET_ROWS = 20_000
 _COLUMNS = (
     "attempt_id, backend, started_ns, ended_ns, ingested_ns, kind, model, feature, customer,"
     f" owner, issuer, tier, region, withdrawn, {', '.join(LEAVES)}"
@@ -128,7 +131,8 @@ def _price_leases(
         dirty = _dirty_minutes(store, lease, scope, is_new, late.get(lease.backend, []))
         dirty |= {at for at in touched.get(lease.backend, ()) if _holds(lease, at)}
         of_class = weights.get(lease.backend)
-        for span in _spans(book, lease, dirty):
+        rows = _rows_by_hour(store, lease) if len(dirty) > RUN_MINUTES else None
+        for span in _spans(book, lease, dirty, rows):
             appended += price_windows(
                 store, book, lease, span, known_ns=scope.known_ns, weights=of_class
             )
@@ -161,14 +165,33 @@ def _holds(lease: Lease, minute: int) -> bool:
     return lease.started_ns // WINDOW_NS <= minute <= lease.seen_ns // WINDOW_NS
 
 
-def _spans(book: PriceBook, lease: Lease, dirty: set[int]) -> Iterator[tuple[int, int]]:
+def _rows_by_hour(store: Store, lease: Lease) -> dict[int, int]:
+    """How many attempts and steps a lease has in each clock hour."""
+    params = {"backend": lease.backend, "start": lease.started_ns, "end": lease.seen_ns}
+    found: defaultdict[int, int] = defaultdict(int)
+    for table, at in (("all_attempts", "started_ns"), ("engine_steps", "start_ns")):
+        rows = store.query(
+            f"SELECT intDiv({at}, {HOUR_NS}) AS hour, count() FROM {table}"  # noqa: S608
+            f" WHERE backend = {{backend:String}} AND {at} >= {{start:Int64}}"
+            f" AND {at} < {{end:Int64}} GROUP BY hour",
+            params,
+            max_rows=EVERYTHING,
+        )
+        for hour, count in rows.rows:
+            found[hour] += count
+    return found
+
+
+def _spans(
+    book: PriceBook, lease: Lease, dirty: set[int], rows: Mapping[int, int] | None
+) -> Iterator[tuple[int, int]]:
     """The stretches to price, oldest first.
 
     Headroom is shared by the peak of the hour before: one that changes touches the next hour.
     """
     policy = book.idle.get(lease.backend)
     if policy is None or not policy.headroom:
-        yield from _runs(dirty)
+        yield from _runs(dirty, rows)
         return
     last = lease.seen_ns // WINDOW_NS
     by_hour: defaultdict[int, set[int]] = defaultdict(set)
@@ -179,7 +202,7 @@ def _spans(book: PriceBook, lease: Lease, dirty: set[int]) -> Iterator[tuple[int
         if after:
             by_hour[hour + 1].update(after)
     for hour in sorted(by_hour):
-        yield from _runs(by_hour[hour])
+        yield from _runs(by_hour[hour], rows)
 
 
 def _progress(store: Store) -> Progress:
@@ -346,14 +369,23 @@ def _dirty_minutes(
     return dirty
 
 
-def _runs(minutes: set[int]) -> Iterator[tuple[int, int]]:
-    """Neighbouring minutes together, at most `RUN_MINUTES`, as `[start, end)` in ns."""
-    ordered = sorted(minutes)
-    begin = 0
-    for at in range(1, len(ordered) + 1):
-        together = (
-            at < len(ordered) and ordered[at] == ordered[at - 1] + 1 and at - begin < RUN_MINUTES
-        )
-        if not together:
-            yield ordered[begin] * WINDOW_NS, (ordered[at - 1] + 1) * WINDOW_NS
-            begin = at
+def _runs(minutes: set[int], rows: Mapping[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Neighbouring minutes together, as `[start, end)` in ns.
+
+    `RUN_MINUTES` of them at most, or `QUIET_MINUTES` while no more than `QUIET_ROWS` are in them.
+    """
+    begin = before = -1
+    held = 0
+    for minute in sorted(minutes):
+        hour, length = minute // HOUR_MINUTES, minute - begin
+        here = rows.get(hour, 0) if rows and (begin < 0 or hour != before // HOUR_MINUTES) else 0
+        longer = rows is not None and length < QUIET_MINUTES and held + here <= QUIET_ROWS
+        if begin >= 0 and minute == before + 1 and (length < RUN_MINUTES or longer):
+            held += here
+        else:
+            if begin >= 0:
+                yield begin * WINDOW_NS, (before + 1) * WINDOW_NS
+            begin, held = minute, rows.get(hour, 0) if rows else 0
+        before = minute
+    if begin >= 0:
+        yield begin * WINDOW_NS, (before + 1) * WINDOW_NS

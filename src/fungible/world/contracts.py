@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fungible.world.calls import BY_NAME, DAY_NS, DAYS, SECOND_NS, START_NS, Call
+from fungible.world.calls import (
+    BY_NAME,
+    DAY_NS,
+    DAYS,
+    END_NS,
+    SECOND_NS,
+    SERVICES,
+    START_NS,
+    Call,
+)
 from fungible.world.truth import (
     FLEET_HOUR,
     RATES,
@@ -81,7 +90,7 @@ def rate_rows() -> list[list[str]]:
 
 
 def machines() -> dict[str, Any]:
-    """The fleet as EC2's DescribeInstances shows it at the month's end."""
+    """The fleet as EC2's DescribeInstances shows it just after the month."""
     service = BY_NAME["fleet"]
     instance = {
         "InstanceId": "i-0f1ee70000000001a",
@@ -89,11 +98,23 @@ def machines() -> dict[str, Any]:
         "PrivateIpAddress": service.server.partition(":")[0],
         "PrivateDnsName": "ip-10-20-0-11.ec2.internal",
         "LaunchTime": _moment(START_NS),
-        "State": {"Code": 16, "Name": "running"},
+        "State": {"Code": 48, "Name": "terminated"},
+        "StateTransitionReason": f"User initiated ({_words(END_NS)} GMT)",
         "Placement": {"AvailabilityZone": "us-east-1a"},
         "Tags": [{"Key": "fungible.dev/backend", "Value": service.name}],
     }
     return {"Reservations": [{"ReservationId": "r-1", "Instances": [instance]}]}
+
+
+def deployment_rows() -> list[list[str]]:
+    """What the hosted services run as, by the hosts that calls name; with a header."""
+    header = ["resource", "kind", "provider", "backend", "addresses", "observed_at"]
+    rows = [
+        [service.name, "deployment", service.issuer, service.name, service.server, "2026-10-01"]
+        for service in SERVICES
+        if service.name != "fleet"
+    ]
+    return [header, *rows]
 
 
 def invoice_rows(made: Iterable[Call]) -> dict[str, list[list[str]]]:
@@ -195,6 +216,8 @@ def _fleet_rows() -> list[dict[str, str]]:
 
 
 def _moment(at_ns: int) -> str:
-    if not at_ns:
-        return ""
-    return f"{datetime.fromtimestamp(at_ns // SECOND_NS, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{_words(at_ns).replace(' ', 'T')}Z" if at_ns else ""
+
+
+def _words(at_ns: int) -> str:
+    return f"{datetime.fromtimestamp(at_ns // SECOND_NS, tz=UTC):%Y-%m-%d %H:%M:%S}"

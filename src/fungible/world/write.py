@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fungible.world.calls import DAYS, START_NS, Call, calls
-from fungible.world.contracts import invoice_rows, machines, price_rows, rate_rows
+from fungible.world.contracts import deployment_rows, invoice_rows, machines, price_rows, rate_rows
 from fungible.world.telemetry import envelope, logged, spans
 from fungible.world.truth import Truth, day_of, truth_of
 from fungible.world.workbook import write_workbook
@@ -51,6 +51,7 @@ def write_world(
     write_workbook(folder / "contracts.xlsx", "Prices", price_rows())
     _write_csv(folder / "rates.csv", rate_rows())
     _write_json(folder / "machines.json", machines())
+    _write_csv(folder / "deployments.csv", deployment_rows())
     (folder / "truth.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(truth, order="sorted"), indent=2)
     )
@@ -62,7 +63,7 @@ def write_world(
         folder=folder,
         prices=[folder / "contracts.xlsx"],
         rates=[folder / "rates.csv"],
-        infra=[folder / "machines.json"],
+        infra=[folder / "deployments.csv", folder / "machines.json"],
         responses=_by_day(folder / "responses", made, logged, shuffled),
         traces=_by_day(folder / "traces", made, spans, shuffled, pack=_packed),
         invoices=sorted(invoices),
