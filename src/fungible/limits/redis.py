@@ -26,11 +26,15 @@ _PREFIX = "{fungible-limits}:"
 
 # A bucket is three keys: a hash with amount and moment, its holds, and when they expire.
 _COMMON = """
+local function give_back(at, held)
+  -- Redis takes '-0' for no integer.
+  if held ~= '0' then redis.call('HINCRBY', KEYS[at], 'amount', '-' .. held) end
+end
 local function let_go(at, now)
   local gone = redis.call('ZRANGEBYSCORE', KEYS[at + 2], '-inf', now)
   for _, id in ipairs(gone) do
     local held = redis.call('HGET', KEYS[at + 1], id)
-    if held then redis.call('HINCRBY', KEYS[at], 'amount', '-' .. held) end
+    if held then give_back(at, held) end
     redis.call('HDEL', KEYS[at + 1], id)
     redis.call('ZREM', KEYS[at + 2], id)
   end
@@ -91,7 +95,7 @@ for i = 1, #KEYS / 3 do
   if drain == 0 then
     local held = redis.call('HGET', KEYS[at + 1], id)
     if held then
-      redis.call('HINCRBY', KEYS[at], 'amount', '-' .. held)
+      give_back(at, held)
       redis.call('HDEL', KEYS[at + 1], id)
       redis.call('ZREM', KEYS[at + 2], id)
     end

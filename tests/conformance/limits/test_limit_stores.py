@@ -120,6 +120,15 @@ async def test_numbers_are_exact_up_to_the_largest(limit_store: LimitStore) -> N
     assert await limit_store.levels([big], NOW) == (much - 3,)
 
 
+async def test_a_hold_of_nothing_is_settled_and_expires(limit_store: LimitStore) -> None:
+    one, two, charge = hold(), hold(), Charge(MONEY, 0)
+    assert (await limit_store.reserve(one, [charge])).admitted
+    assert (await limit_store.reserve(two, [charge])).admitted
+    await limit_store.settle(one, [Settlement(charge, 7)], NOW)
+    assert await limit_store.levels([MONEY], NOW) == (7,)
+    assert await limit_store.levels([MONEY], NOW + 10**6 * SECOND) == (7,)
+
+
 async def test_at_once_no_more_is_admitted_than_there_is(limit_store: LimitStore) -> None:
     asks = [
         limit_store.reserve(hold(), [Charge(MONEY, 90), Charge(RATE, SCALE)]) for _ in range(40)
