@@ -64,7 +64,7 @@ def build(
         options = ["--select", *select.split(), "--indirect-selection", "buildable"]
     given = variables_of(variables)
     options += ["--threads", str(threads)]
-    folder = config.home_path() / "warehouse"
+    folder = config.home_path().absolute() / "warehouse"
     folder.mkdir(parents=True, exist_ok=True)
     project = find_project()
     options += ["--exclude", *exclude.split()] if exclude else []

@@ -60,7 +60,8 @@ def find_dbt(folder: Path, project: Path, say: Callable[[str], None]) -> Path:
         return Path(named).absolute()
     lock = (project / "uv.lock").read_bytes()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    place = folder / f"dbt-{hashlib.sha256(lock + python.encode()).hexdigest()[:12]}"
+    # Absolute: uv takes a relative one from the project's folder.
+    place = folder.absolute() / f"dbt-{hashlib.sha256(lock + python.encode()).hexdigest()[:12]}"
     ready, dbt = place / "ready", place / "bin" / "dbt"
     if not ready.is_file():
         say(f"installing dbt into {place} (once)")
