@@ -190,6 +190,11 @@ def test_sessions_keep_tables_and_settings(server: ClickHouseServer) -> None:
         assert client.command("SELECT sum(a) FROM mine") == 3
     ours = {"session_id": "s1"}
     server.ask("SET max_block_size = 77", **ours)
+    # What is made in one piece is bounded, and only that.
+    limit = "SELECT getSetting('max_result_bytes')"
+    whole = server.ask(f"{limit} AS a FORMAT JSONCompact", **ours).body
+    assert json.loads(whole)["data"] == [["536870912"]]
+    assert server.ask(limit, **ours).body == b"0\n"
     value = "SELECT getSetting('max_block_size')"
     assert server.ask(value, **ours).body == b"77\n"
     assert server.ask(value, **ours, max_block_size="55").body == b"55\n"

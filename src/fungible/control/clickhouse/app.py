@@ -45,7 +45,7 @@ class Endpoint:
         except ClientGoneError:
             return
         except TimeoutError:
-            log.info("a client left its answer unread for %g s", SEND_S)
+            log.info("a client neither wrote nor read for %g s", SEND_S)
 
     def close(self) -> None:
         """End sessions, and statements when they are done."""

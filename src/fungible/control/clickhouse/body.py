@@ -1,5 +1,6 @@
 """A request's body: decoded piece by piece, bounded, and never held whole."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.types import Receive
@@ -10,6 +11,8 @@ from fungible.control.clickhouse.failures import ClickHouseError
 from fungible.control.clickhouse.statement import Statement, read_statement
 
 MAX_STATEMENT = 1 << 20
+# How long a client may say nothing in the middle of its request.
+SILENCE_S = 60.0
 # A few bytes can stand for very many, so they are decoded a few at a time.
 _DECODE_BYTES = 4096
 
@@ -39,10 +42,12 @@ class Body:
         Raises:
             ClickHouseError: It is too large, or is not in its coding.
             ClientGoneError: The client left.
+            TimeoutError: It fell silent.
         """
         while self._coded or not self._done:
             if not self._coded:
-                message = await self._receive()
+                async with asyncio.timeout(SILENCE_S):
+                    message = await self._receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGoneError
                 self._done = not message.get("more_body", False)

@@ -34,8 +34,9 @@ class Engine:
     def __init__(self, address: Address, lanes: int) -> None:
         self.address = address
         self._all = [ThreadPoolExecutor(1, f"clickhouse-{number}") for number in range(lanes)]
-        self._free = list(self._all)
-        self._changed = asyncio.Condition()
+        self._free: asyncio.Queue[ThreadPoolExecutor] = asyncio.Queue()
+        for lane in self._all:
+            self._free.put_nowait(lane)
         self._waiting = 0
         self._own = Handle(address)
         self._own_lock = threading.Lock()
@@ -50,13 +51,12 @@ class Engine:
         Raises:
             ClickHouseError: 202, when too many wait or none becomes free in time.
         """
-        if not self._free and self._waiting >= WAITING_PER_LANE * len(self._all):
+        if self._free.empty() and self._waiting >= WAITING_PER_LANE * len(self._all):
             raise self._busy()
         self._waiting += 1
         try:
-            async with asyncio.timeout(WAIT_S), self._changed:
-                await self._changed.wait_for(lambda: self._free)
-                lane = self._free.pop()
+            async with asyncio.timeout(WAIT_S):
+                lane = await self._free.get()
         except TimeoutError as error:
             raise self._busy() from error
         finally:
@@ -64,9 +64,7 @@ class Engine:
         try:
             yield lane
         finally:
-            self._free.append(lane)
-            async with self._changed:
-                self._changed.notify()
+            self._free.put_nowait(lane)
 
     async def step(
         self,

@@ -73,13 +73,14 @@ class Handle:
         """Settings and database for the `with` block only."""
         rows = self._values(settings) if settings else ""
         before = self.run("SELECT currentDatabase()").rstrip("\n") if database else ""
+        moves = before != database
         try:
             self.set(settings)
-            if database:
+            if moves:
                 self.use(database)
             yield
         finally:
-            self._restore(rows, before)
+            self._restore(rows, before if moves else "")
 
     def use(self, database: str) -> None:
         """Select a database."""

@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from fungible.control.clickhouse.failures import ClickHouseError
 from fungible.control.clickhouse.formats import DEFAULT, head_of
@@ -49,7 +49,7 @@ class Run:
         sql, params = self._statement.sql, self._ask.params
         with self._handle(readonly) as handle:
             handle.check(sql, params, reads_only=readonly)
-            head = head_of(self.format) if self._statement.streams else None
+            head = self._by_block()
             if head is None:
                 yield from self._whole(handle)
                 return
@@ -87,9 +87,6 @@ class Run:
 
     def _whole(self, handle: Handle) -> Iterator[bytes]:
         sql, ask = self._statement.sql, self._ask
-        if self._statement.reads and "max_result_bytes" not in ask.settings:
-            with contextlib.suppress(ClickHouseError):  # a reader's handle has its own
-                handle.set({"max_result_bytes": str(WHOLE_BYTES)})
         result = handle.query(sql, self.format, ask.params)
         self.summary = _summary(
             result.rows_read(),
@@ -106,17 +103,20 @@ class Run:
     def _handle(self, readonly: bool) -> Iterator[Handle]:
         """The session's handle, with this statement's settings and database."""
         session, ask = self.session, self._ask
-        settings = {"async_insert": "0", **self._settings(), "log_comment": self.mark}
+        settings = dict(self._settings())
+        if self._statement.reads and not self._by_block() and self._user.reader is None:
+            settings.setdefault("max_result_bytes", str(WHOLE_BYTES))
         database = self._database()
         if session.named:
             if session.handle is None:
                 session.handle = self._opened()
+            session.handle.set({"log_comment": self.mark})
             with session.handle.borrowed(settings, database):
                 yield session.handle
             return
         handle = self._opened()
         try:
-            handle.set(settings)
+            handle.set({**settings, "log_comment": self.mark})
             if database:
                 handle.use(database)
             if readonly and self._user.reader is None:
@@ -125,8 +125,12 @@ class Run:
         finally:
             handle.close()
 
+    def _by_block(self) -> Callable[[bytes], int] | None:
+        return head_of(self.format) if self._statement.streams else None
+
     def _opened(self) -> Handle:
         handle = Handle(self._address)
+        handle.set({"async_insert": "0"})
         if reader := self._user.reader:
             handle.set(
                 {
