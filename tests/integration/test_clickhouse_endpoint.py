@@ -193,7 +193,7 @@ def test_sessions_keep_tables_and_settings(server: ClickHouseServer) -> None:
     # What is made in one piece is bounded, and only that.
     limit = "SELECT getSetting('max_result_bytes')"
     whole = server.ask(f"{limit} AS a FORMAT JSONCompact", **ours).body
-    assert json.loads(whole)["data"] == [["536870912"]]
+    assert json.loads(whole)["data"] == [[536870912]]
     assert server.ask(limit, **ours).body == b"0\n"
     value = "SELECT getSetting('max_block_size')"
     assert server.ask(value, **ours).body == b"77\n"
@@ -380,6 +380,21 @@ def test_the_ledger_itself_goes_through_it(server: ClickHouseServer) -> None:
     with pytest.raises(UnavailableError) as raised:
         open_store(f"clickhouse://fungible:wrong-secret@127.0.0.1:{server.port}/x")
     assert "wrong-secret" not in str(raised.value)
+
+
+def test_control_stops_although_a_statement_runs(tmp_path: Path) -> None:
+    server = ClickHouseServer(tmp_path)
+    with server, ThreadPoolExecutor(1) as pool:
+        server.ask("CREATE TEMPORARY TABLE mine (a Int8)", session_id="open")
+        endless = "SELECT count() FROM numbers(100000000002) WHERE sipHash64(number) = 1"
+        asked = pool.submit(server.ask, endless)
+        running = "SELECT count() FROM system.processes WHERE query LIKE '%100000000002%'"
+        while server.ask(running).body == b"1\n" and not asked.done():
+            time.sleep(0.02)
+        assert server.stop() == 0
+        answer = asked.result()
+    assert (answer.status, answer.code) == (503, 394)
+    assert not (tmp_path / "run" / "control.json").exists()
 
 
 def test_it_listens_on_loopback_only(server: ClickHouseServer) -> None:

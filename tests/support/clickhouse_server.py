@@ -56,7 +56,11 @@ class ClickHouseServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._server.stop()
+        self.stop()
+
+    def stop(self) -> int:
+        """Stop it; its exit code."""
+        return self._server.stop()
 
     @property
     def login(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Console
 
 from fungible.cli.serve import check_free
+from fungible.config import ControlSettings
 from fungible.errors import MissingExtraError
 
 _NEEDED = {
@@ -66,7 +67,7 @@ def quickstart(
         _world(home, calls=calls, seed=seed, as_json=as_json)
         return
     _need_extras()
-    for port in (gateway_port, control_port):
+    for port in (gateway_port, control_port, ControlSettings().clickhouse_port(control_port)):
         check_free("127.0.0.1", port)
     # Imported here because these pull in the runtimes: `--help` must not.
     from fungible.quickstart.run import Options, run  # noqa: PLC0415

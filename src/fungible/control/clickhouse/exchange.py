@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import secrets
 import string
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers
@@ -13,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from fungible.control.clickhouse.body import Body
 from fungible.control.clickhouse.coding import Encoder, best_coding
-from fungible.control.clickhouse.engine import Engine
+from fungible.control.clickhouse.engine import ClientGoneError, Engine
 from fungible.control.clickhouse.failures import ClickHouseError
 from fungible.control.clickhouse.formats import content_type
 from fungible.control.clickhouse.runs import Run
@@ -41,6 +43,8 @@ class Exchange:
         self._send = send
         self._engine = engine
         self._begun = False
+        stopping = scope.get("extensions", {}).get("fungible.stopping")
+        self._stopping: asyncio.Event = stopping or asyncio.Event()
 
     async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """The whole answer at once."""
@@ -99,7 +103,7 @@ class Exchange:
         pieces = run.pieces(readonly=readonly)
         encoder = Encoder(best_coding(self.headers.get("accept-encoding", "")))
         # What writes goes on when its client leaves, as with a server.
-        leaving = self._client_leaves() if has_rows else asyncio.sleep(_FOREVER_S)
+        leaving = self._nobody_waits() if has_rows else asyncio.sleep(_FOREVER_S)
         gone = asyncio.ensure_future(leaving)
 
         def advance() -> tuple[bytes, bool]:
@@ -111,32 +115,47 @@ class Exchange:
             while not ended and len(held) <= (WHOLE_BUFFER_BYTES if whole else BUFFER_BYTES):
                 data, ended = await self._engine.step(lane, run.mark, gone, advance)
                 held += data
-            headers = self._described(run)
+            headers = self._described(run) | {"content-type": content_type(run.format)}
             if has_rows:
                 headers["x-clickhouse-format"] = run.format
-            headers["content-type"] = content_type(run.format)
             if encoder.coding != "identity":
                 headers |= {"content-encoding": encoder.coding, "vary": "accept-encoding"}
             if ended:
                 run.session.release()
                 await self.reply(200, bytes(held), headers)
                 return
-            del headers["x-clickhouse-summary"]
-            tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
-            await self._begin(200, headers | {"x-clickhouse-exception-tag": tag})
-            await self._piece(bytes(held), more=True)
-            held.clear()
-            try:
-                while not ended:
-                    data, ended = await self._engine.step(lane, run.mark, gone, advance)
-                    if ended:
-                        run.session.release()
-                    await self._piece(data, more=not ended)
-            except ClickHouseError as error:
-                await self._break_off(error, tag, encoder)
+            steps = partial(self._engine.step, lane, run.mark, gone, advance)
+            await self._stream(bytes(held), headers, steps, run, encoder)
+        except ClientGoneError:
+            if not self._stopping.is_set():
+                raise
+            raise ClickHouseError(394, "Query was cancelled: control stops", status=503) from None
         finally:
             gone.cancel()
             await self._in_lane(lane, pieces.close)
+
+    async def _stream(
+        self,
+        data: bytes,
+        headers: dict[str, str],
+        step: Callable[[], Awaitable[tuple[bytes, bool]]],
+        run: Run,
+        encoder: Encoder,
+    ) -> None:
+        """Send an answer as it is made: `data`, then what each `step` brings."""
+        del headers["x-clickhouse-summary"]
+        tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
+        await self._begin(200, headers | {"x-clickhouse-exception-tag": tag})
+        await self._piece(data, more=True)
+        ended = False
+        try:
+            while not ended:
+                data, ended = await step()
+                if ended:
+                    run.session.release()
+                await self._piece(data, more=not ended)
+        except ClickHouseError as error:
+            await self._break_off(error, tag, encoder)
 
     async def _break_off(self, error: ClickHouseError, tag: str, encoder: Encoder) -> None:
         """Put the error where clients look for it, and end without the end of the body.
@@ -174,8 +193,34 @@ class Exchange:
     async def _piece(self, data: bytes, *, more: bool) -> None:
         if not data and more:
             return
-        async with asyncio.timeout(SEND_S):
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        message = {"type": "http.response.body", "body": data, "more_body": more}
+        if not more:
+            async with asyncio.timeout(SEND_S):
+                await self._send(message)
+            return
+        sending = asyncio.ensure_future(self._send(message))
+        stops = asyncio.ensure_future(self._stopping.wait())
+        try:
+            async with asyncio.timeout(SEND_S):
+                await asyncio.wait({sending, stops}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ClientGoneError
+            await sending
+        finally:
+            stops.cancel()
+            sending.cancel()
+
+    async def _nobody_waits(self) -> None:
+        """Until the client leaves, or the server begins to stop."""
+        both: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self._client_leaves()),
+            asyncio.ensure_future(self._stopping.wait()),
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
 
     async def _client_leaves(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
