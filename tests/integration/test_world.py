@@ -1,6 +1,7 @@
 """The synthetic month comes back exactly: by the public commands, in any order, twice."""
 
 import json
+import os
 import subprocess
 import sys
 from decimal import Decimal
@@ -12,6 +13,7 @@ import pytest
 from fungible.config import load_config
 from fungible.ledger.access import open_access
 from fungible.quickstart.world import Compared, compare, import_commands, ingest, write_config
+from fungible.warehouse.environment import OWN_DBT, find_dbt, find_project
 from fungible.world.write import World, write_world
 
 CALLS = 300
@@ -38,12 +40,15 @@ class Imported:
         finally:
             access.close()
 
-    def ask(self, sql: str) -> Any:
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
         access = open_access(load_config(self.config))
         try:
-            return access.query(sql).rows[0][0]
+            return access.query(sql).rows
         finally:
             access.close()
+
+    def ask(self, sql: str) -> Any:
+        return self.rows(sql)[0][0]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,41 @@ def test_what_the_invoices_ask_beyond_it_is_what_nobody_recorded(in_order: Impor
     # Billed in euros by the day, priced in dollars by the call: equal but for the rounding.
     assert 0 < Decimal(found["anthropic"]["unexplained"]) - truth.unknown["anthropic"] < 1
     assert found["openai"]["unpriced"] + found["anthropic"]["unpriced"] == truth.unpriced
+
+
+def test_the_marts_are_the_truth_to_the_last_digit(
+    in_order: Imported, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    dbt = os.environ.get(OWN_DBT) or find_dbt(tmp_path_factory.mktemp("dbt"), find_project(), print)
+    command = ["-m", "fungible", "warehouse", "build", "--config", str(in_order.config), "--json"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {OWN_DBT: str(dbt)},
+        capture_output=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout.decode()[-3000:] + done.stderr.decode()[-3000:]
+    truth = in_order.world.truth
+    for mart, column, sums in (
+        ("cost_by_customer", "customer", truth.by_customer),
+        ("cost_by_feature", "feature", truth.by_feature),
+        ("cost_by_owner", "owner", truth.by_owner),
+        ("cost_per_token_hourly", "backend", truth.by_backend),
+        ("cost_per_token_hourly", "toString(m.day)", truth.by_day),
+    ):
+        rows = in_order.rows(
+            f"SELECT {column}, sum(m.attempts), sum(m.unpriced_attempts), sum(m.cost)"
+            f" FROM fungible_marts.{mart} AS m WHERE m.kind != 'idle' GROUP BY 1"
+        )
+        said = {name.replace("(unattributed)", ""): tuple(rest) for name, *rest in rows}
+        assert said == {
+            name: (row.attempts, row.unpriced, row.dollars) for name, row in sums.items()
+        }
+    idle = "SELECT sum(cost) FROM fungible_marts.cost_per_token_hourly WHERE kind = 'idle'"
+    assert in_order.ask(idle) == truth.idle
+    used = "SELECT utilisation FROM fungible_marts.commitment_utilisation WHERE source = 'invoice'"
+    assert in_order.ask(used) == Decimal("0.5")
 
 
 def test_backwards_shuffled_and_twice_it_is_the_same(

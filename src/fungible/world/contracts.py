@@ -52,10 +52,11 @@ INVOICE_COLUMNS = (
     "ConsumedQuantity",
     "ConsumedUnit",
     "BilledCost",
+    "EffectiveCost",
     "BillingCurrency",
     "CommitmentDiscountId",
 )
-COMMITMENT_HOURS = 2 * 24 * DAYS  # two accelerators reserved, one used
+COMMITTED_A_DAY = Decimal(48)  # dollars; paid in advance, and half of it is used
 
 
 def price_rows() -> list[list[str]]:
@@ -121,7 +122,7 @@ def invoice_rows(made: Iterable[Call]) -> dict[str, list[list[str]]]:
     """Invoices by file name, as FOCUS 1.2 rows with a header.
 
     Each bills what its issuer counted, calls that we know nothing of included; beside that a
-    credit, a tax, a purchase that is half used, and one day that is billed late.
+    credit, a tax, a commitment that is half used, and one day that is billed late.
     """
     usage: defaultdict[tuple[str, str, str, str], list[Decimal]] = defaultdict(list)
     for call in made:
@@ -140,6 +141,7 @@ def invoice_rows(made: Iterable[Call]) -> dict[str, list[list[str]]]:
     for name, rows in files.items():
         rows.extend(_extras(name))
     files["own-fleet-2026-10.csv"] = _fleet_rows()
+    files["capacity-2026-10.csv"] = _capacity_rows()
     return {
         name: [
             list(INVOICE_COLUMNS),
@@ -181,38 +183,56 @@ def _extras(name: str) -> list[dict[str, str]]:
 
 
 def _fleet_rows() -> list[dict[str, str]]:
-    """Half of what is reserved is a machine that runs; the other half stands unused."""
+    """The fleet's machine, a line a day, used or not."""
+    return [
+        {
+            "InvoiceIssuerName": "own-fleet",
+            "InvoiceId": "own-fleet-2026-10",
+            "InvoiceDetailId": f"day-{day}",
+            "ChargeCategory": "Usage",
+            "ChargePeriodStart": _moment(START_NS + day * DAY_NS),
+            "ChargePeriodEnd": _moment(START_NS + (day + 1) * DAY_NS),
+            "SkuId": "accelerator-hour",
+            "ConsumedQuantity": "24",
+            "ConsumedUnit": "Hours",
+            "BilledCost": f"{FLEET_HOUR * 24:f}",
+            "BillingCurrency": "USD",
+        }
+        for day in range(DAYS)
+    ]
+
+
+def _capacity_rows() -> list[dict[str, str]]:
+    """Capacity bought in advance, as FOCUS has it: what is drawn from it is billed no more."""
     common = {
-        "InvoiceIssuerName": "own-fleet",
-        "InvoiceId": "own-fleet-2026-10",
-        "ChargeClass": "",
-        "SkuId": "accelerator-hour",
-        "ConsumedUnit": "Hours",
+        "InvoiceIssuerName": "capacity",
+        "InvoiceId": "capacity-2026-10",
+        "SkuId": "reserved-hour",
         "BillingCurrency": "USD",
         "CommitmentDiscountId": "reservation-1",
     }
-    days = [
+    drawn = [
         common
         | {
             "InvoiceDetailId": f"day-{day}",
             "ChargeCategory": "Usage",
             "ChargePeriodStart": _moment(START_NS + day * DAY_NS),
             "ChargePeriodEnd": _moment(START_NS + (day + 1) * DAY_NS),
-            "ConsumedQuantity": "24",
-            "BilledCost": f"{FLEET_HOUR * 24:f}",
+            "BilledCost": "0",
+            "EffectiveCost": f"{COMMITTED_A_DAY / 2:f}",
         }
         for day in range(DAYS)
     ]
     purchase = common | {
         "InvoiceDetailId": "purchase",
         "ChargeCategory": "Purchase",
-        "ChargeDescription": "two accelerators for a month (simulated)",
+        "ChargeDescription": "capacity for a month (simulated)",
         "ChargePeriodStart": _moment(START_NS),
         "ChargePeriodEnd": _moment(START_NS + DAYS * DAY_NS),
-        "ConsumedQuantity": str(COMMITMENT_HOURS),
-        "BilledCost": "0",
+        "BilledCost": f"{COMMITTED_A_DAY * DAYS:f}",
+        "EffectiveCost": "0",
     }
-    return [*days, purchase]
+    return [*drawn, purchase]
 
 
 def _moment(at_ns: int) -> str:
