@@ -19,7 +19,7 @@ _COLUMNS = (
 )
 _HOPS = 4  # pod -> node -> instance, and one to spare
 # The label that names a machine's target, as `target` in fungible.toml does.
-TARGET_LABEL = "fungible.target"
+TARGET_LABEL = "fungible.dev/target"
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
