@@ -13,10 +13,11 @@ from fungible.cli.tables import print_json
 from fungible.config import Config
 from fungible.errors import InputError
 from fungible.ingest.intake import Intake, Receipt
+from fungible.ingest.list_prices import SOURCE, list_prices
 from fungible.ingest.prices import plan_import, refuse_empty, write_import
 from fungible.ingest.rates import rates_digest, read_rates, take_rates
 from fungible.ledger.access import open_access
-from fungible.ledger.prices import PriceRow
+from fungible.ledger.prices import PriceBasis, PriceRow
 from fungible.ledger.sheet_cells import worksheet_of
 from fungible.ledger.sheets import read_sheet
 from fungible.ledger.spool import SpoolWriter
@@ -32,6 +33,16 @@ known_option = click.option(
 @click.option("--sheet", "worksheet", default="", help="Worksheet of a workbook.")
 @click.option("--as", "name", default="", help="Name of the sheet. Default: the file's name.")
 @click.option("--withdraw", default="", help="Take a whole sheet back, by its name.")
+@click.option("--list", "listed", type=click.Choice([SOURCE]), help="Public list prices.")
+@click.option("--provider", default="", help="Of --list: one provider's.")
+@click.option("--model", "models", multiple=True, help="Of --list: this model's. Repeatable.")
+@click.option(
+    "--basis",
+    type=click.Choice(["list", "contracted"]),
+    default="list",
+    show_default=True,
+    help="Of --list: `contracted` where the public price is what we pay.",
+)
 @known_option
 @common_options
 def prices(
@@ -40,6 +51,10 @@ def prices(
     worksheet: str,
     name: str,
     withdraw: str,
+    listed: str | None,
+    provider: str,
+    models: tuple[str, ...],
+    basis: PriceBasis,
     known_at: str,
     home: Path | None,
     config_path: Path | None,
@@ -52,14 +67,21 @@ def prices(
     """
     config = find_config(home, config_path)
     rows: list[PriceRow] = []
-    if (file is None) == (not withdraw):
-        raise InputError("name a FILE, or a sheet to --withdraw, and not both")
+    skipped: list[tuple[str, str]] = []
+    if sum(map(bool, (file, withdraw, listed))) != 1:
+        raise InputError("name one of FILE, --list SOURCE and --withdraw NAME")
+    if listed:
+        public = list_prices(provider, models, basis)
+        rows, skipped = public.rows, public.skipped
+        refuse_empty(listed, rows)
+        name = name or "/".join(filter(None, (listed, provider, *models)))
     if file is not None:
         chosen = worksheet_of(file, worksheet)
         rows = list(read_sheet(file, chosen))
         refuse_empty(str(file), rows)
         name = name or (f"{file.name}!{chosen}" if chosen else file.name)
-    import_rows(config, name or withdraw, rows, moment_of(known_at), as_json=as_json)
+    sheet, known_ns = name or withdraw, moment_of(known_at)
+    import_rows(config, sheet, rows, known_ns, skipped=skipped, as_json=as_json)
 
 
 @click.command()
@@ -80,7 +102,13 @@ def rates(
 
 
 def import_rows(
-    config: Config, sheet: str, rows: list[PriceRow], known_ns: int, *, as_json: bool
+    config: Config,
+    sheet: str,
+    rows: list[PriceRow],
+    known_ns: int,
+    *,
+    skipped: list[tuple[str, str]],
+    as_json: bool,
 ) -> None:
     """Check rows against the ledger, write them, and price by them."""
     access = open_access(config)
@@ -96,7 +124,7 @@ def import_rows(
             click.echo(f"{sheet}: nothing new")
         return
     with writing(config) as spool:
-        receipt = write_import(spool, planned)
+        receipt = write_import(spool, planned, skipped)
     settle(config, receipt, as_json=as_json)
 
 

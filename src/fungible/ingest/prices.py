@@ -72,12 +72,19 @@ def plan_import(
     return PriceImport(sheet=sheet, known_ns=known_ns, facts=facts, unchanged=unchanged)
 
 
-def write_import(spool: SpoolWriter, planned: PriceImport) -> Receipt:
-    """Put an import into the spool; its receipt goes last, and makes it count."""
+def write_import(
+    spool: SpoolWriter, planned: PriceImport, skipped: Sequence[tuple[str, str]] = ()
+) -> Receipt:
+    """Put an import into the spool; its receipt goes last, and makes it count.
+
+    `skipped` are places that gave no row, with the reason.
+    """
     digest = planned.facts[0].digest
     with Intake(spool, stream=RECEIPTS, source=planned.sheet, digest=digest) as intake:
         for fact in planned.facts:
             intake.take(fact)
+        for place, reason in skipped:
+            intake.reject(place, reason, reason)
     return intake.receipt()
 
 
