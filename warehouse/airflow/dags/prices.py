@@ -25,7 +25,7 @@ with DAG(
     schedule="@hourly",
     start_date=START,
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=2,  # a run by hand need not wait for the watching one
     default_args=DEFAULT_ARGS,
     params={"again": Param(default=False, type="boolean", description="Import unchanged files")},
     tags=TAGS,
