@@ -67,7 +67,8 @@ def _ship_begun(spool_root: Path, store: Store) -> int:
 
 
 def _ship_batch(paths: Sequence[Path], spool_root: Path, store: Store) -> int:
-    if len(paths) > 1 and not _note(paths, spool_root):
+    # One alone is noted, too: after a crash it must not go together with what came since.
+    if not _note(paths, spool_root):
         return sum(_insert([path], spool_root, store) for path in paths)
     return _insert(paths, spool_root, store)
 

@@ -16,6 +16,14 @@ from fungible.ledger.store import Store
 Make = Callable[..., AttemptEvent]
 
 
+class CrashError(Exception):
+    """Where a process would be gone."""
+
+
+def crash(path: Path, *, missing_ok: bool = False) -> None:
+    raise CrashError(path, missing_ok)
+
+
 def names(store: Store) -> list[str]:
     return [row[0] for row in store.query("SELECT attempt_id FROM attempts ORDER BY 1").rows]
 
@@ -58,6 +66,33 @@ def test_a_segment_that_was_inserted_but_not_unlinked_is_not_doubled(
         path.write_bytes(data)
     ship(spool, store)
     assert names(store) == ["att_1", "att_2"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_inserted_before_a_crash_does_not_go_again_with_what_came_since(
+    tmp_path: Path,
+    store: Store,
+    attempt: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    spool = tmp_path / "spool"
+
+    def write(name: str) -> None:
+        writer = SpoolWriter(spool, name)
+        writer.write(attempt(name))
+        writer.close()
+
+    for number in range(count):
+        write(f"early-{number}")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", crash)
+        with pytest.raises(CrashError):
+            ship(spool, store)
+    write("late")
+    ship(spool, store)
+    assert names(store) == [*(f"att_early-{number}" for number in range(count)), "att_late"]
+    assert not list(spool.glob("*/*.seg"))
 
 
 def test_a_corrupt_record_goes_to_quarantine_and_the_rest_arrives(
