@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from fungible.cli.cost import find_config
+from fungible.cli.importing import imported_before, importing
 from fungible.cli.options import common_options
 from fungible.cli.progress import stage_progress
 from fungible.cli.tables import print_json
@@ -20,7 +21,6 @@ from fungible.ingest.responses import Format, Outcome, read_responses
 from fungible.ingest.run import Done, Work, digest_of_file, files_of, is_binary, run_import
 from fungible.ingest.source import Item, items, messages
 from fungible.ingest.traces import read_traces
-from fungible.ledger.access import Access, open_access
 from fungible.ledger.spool import SpoolWriter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -126,25 +126,16 @@ def run_files(
         InputError: A file cannot be read, or `work.strict` and a record was rejected.
     """
     paths = files_of(files)
-    access = open_access(config)
     done: list[Done] = []
-    try:
-        spool = SpoolWriter(config.spool_path(), "ingest", max_bytes=config.ledger.max_spool_bytes)
+    with importing(config) as (access, spool), stage_progress() as report:
         work = msgspec.structs.replace(work, make_room=access.ship)
-        try:
-            with stage_progress() as report:
-                for path in paths:
-                    digest = _digest(path, work, options)
-                    if not again and digest and _known(access, work.stream, digest):
-                        done.append(_known_before(path, work))
-                        continue
-                    shown = msgspec.structs.replace(work, seen=_bar(path, report))
-                    done.append(_one(spool, path, digest, shown))
-        finally:
-            spool.close()
-            access.refresh()
-    finally:
-        access.close()
+        for path in paths:
+            digest = _digest(path, work, options)
+            if not again and digest and imported_before(access, work.stream, digest):
+                done.append(_known_before(path, work))
+                continue
+            shown = msgspec.structs.replace(work, seen=_bar(path, report))
+            done.append(_one(spool, path, digest, shown))
     _print(done, as_json)
     rows = sum(one.receipt.rows for one in done)
     if not rows and any(one.receipt.rejected for one in done):
@@ -186,14 +177,6 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _known(access: Access, stream: str, digest: str) -> bool:
-    rows = access.query(
-        "SELECT count() FROM imports WHERE stream = {stream:String} AND digest = {digest:String}",
-        {"stream": stream, "digest": digest},
-    )
-    return bool(rows.rows[0][0])
 
 
 def _print(done: Sequence[Done], as_json: bool) -> None:

@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from fungible.cli.cost import find_config
-from fungible.cli.ingest_prices import known_option, writing
+from fungible.cli.importing import imported_before, importing, read_file
+from fungible.cli.ingest_prices import known_option
 from fungible.cli.months import moment_of
 from fungible.cli.options import common_options
 from fungible.cli.tables import print_json
@@ -18,7 +19,6 @@ from fungible.errors import InputError
 from fungible.ingest.infra import take_infra
 from fungible.ingest.intake import Intake, Receipt
 from fungible.ingest.invoice import take_invoice
-from fungible.ledger.access import open_access
 
 FILES = click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
@@ -98,18 +98,17 @@ def take_files(
     Raises:
         InputError: A file cannot be read, or is none of the known forms; others are taken.
     """
-    known = set() if again else _known(config, stream)
     receipts: list[Receipt] = []
     wrong: list[InputError] = []
-    with writing(config) as spool:
+    with importing(config) as (access, spool):
         for path in files:
             try:
-                data = path.read_bytes()
-            except OSError as error:
-                wrong.append(InputError(f"{path}: cannot be read: {error.strerror}"))
+                data = read_file(path)
+            except InputError as error:
+                wrong.append(error)
                 continue
             digest = hashlib.sha256(data).hexdigest()
-            if digest in known:
+            if not again and imported_before(access, stream, digest):
                 receipts.append(_nothing_new(stream, path))
                 continue
             try:
@@ -119,7 +118,6 @@ def take_files(
                 wrong.append(InputError(f"{path}: {error.message}", hint=error.hint))
                 continue
             receipts.append(intake.receipt())
-    open_access(config).close()
     _say(receipts, as_json=as_json)
     if wrong:
         for one in wrong[1:]:
@@ -127,17 +125,6 @@ def take_files(
         raise wrong[0]
     if any(one.rejected for one in receipts) and not any(one.rows for one in receipts):
         sys.exit(2)
-
-
-def _known(config: Config, stream: str) -> set[str]:
-    access = open_access(config)
-    try:
-        rows = access.query(
-            "SELECT digest FROM imports WHERE stream = {stream:String}", {"stream": stream}
-        )
-    finally:
-        access.close()
-    return {row[0] for row in rows.rows}
 
 
 def _nothing_new(stream: str, path: Path) -> Receipt:

@@ -1,12 +1,11 @@
 """`fungible ingest prices` and `rates`: what things cost, and in which money."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from fungible.cli.cost import find_config
+from fungible.cli.importing import importing
 from fungible.cli.months import moment_of
 from fungible.cli.options import common_options
 from fungible.cli.tables import print_json
@@ -16,11 +15,9 @@ from fungible.ingest.intake import Intake, Receipt
 from fungible.ingest.list_prices import SOURCE, list_prices
 from fungible.ingest.prices import plan_import, refuse_empty, write_import
 from fungible.ingest.rates import rates_digest, read_rates, take_rates
-from fungible.ledger.access import open_access
 from fungible.ledger.prices import PriceBasis, PriceRow
 from fungible.ledger.sheet_cells import worksheet_of
 from fungible.ledger.sheets import read_sheet
-from fungible.ledger.spool import SpoolWriter
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 known_option = click.option(
@@ -94,11 +91,11 @@ def rates(
     """Take in exchange rates: CSV of day, base, quote and rate, or the ECB's reference rates."""
     config = find_config(home, config_path)
     facts = read_rates(file, moment_of(known_at))
-    with writing(config) as spool:
+    with importing(config) as (_, spool):
         digest = rates_digest(facts)
         with Intake(spool, stream="rates", source=file.name, digest=digest) as intake:
             take_rates(intake, facts)
-    settle(config, intake.receipt(), as_json=as_json)
+    _say(intake.receipt(), as_json=as_json)
 
 
 def import_rows(
@@ -111,44 +108,22 @@ def import_rows(
     as_json: bool,
 ) -> None:
     """Check rows against the ledger, write them, and price by them."""
-    access = open_access(config)
-    try:
+    with importing(config) as (access, spool):
         planned = plan_import(config, access, sheet, rows, known_ns)
-    finally:
-        access.close()
-    if planned.unchanged:
-        receipt = Receipt(stream="prices", source=sheet, rows=0, rejected=0, reasons=[])
-        if as_json:
-            print_json(receipt)
-        else:
-            click.echo(f"{sheet}: nothing new")
+        receipt = None if planned.unchanged else write_import(spool, planned, skipped)
+    if receipt is not None:
+        _say(receipt, as_json=as_json)
+    elif as_json:
+        print_json(Receipt(stream="prices", source=sheet, rows=0, rejected=0, reasons=[]))
+    else:
+        click.echo(f"{sheet}: nothing new")
+
+
+def _say(receipt: Receipt, *, as_json: bool) -> None:
+    if as_json:
+        print_json(receipt)
         return
-    with writing(config) as spool:
-        receipt = write_import(spool, planned, skipped)
-    settle(config, receipt, as_json=as_json)
-
-
-@contextmanager
-def writing(config: Config) -> Iterator[SpoolWriter]:
-    """The spool of imports; sealed at the end."""
-    spool = SpoolWriter(config.spool_path(), "ingest", max_bytes=config.ledger.max_spool_bytes)
-    try:
-        yield spool
-    finally:
-        spool.close()
-
-
-def settle(config: Config, *receipts: Receipt, as_json: bool) -> None:
-    """Let the ledger take the rows in and price by them, and say what was taken.
-
-    While control runs it does that by itself, within seconds.
-    """
-    open_access(config).close()
-    for receipt in receipts:
-        if as_json:
-            print_json(receipt)
-            continue
-        rejected = f", {receipt.rejected} rejected" if receipt.rejected else ""
-        click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
-        for reason in receipt.reasons:
-            click.echo(f"  {reason}", err=True)
+    rejected = f", {receipt.rejected} rejected" if receipt.rejected else ""
+    click.echo(f"{receipt.source}: {receipt.rows} rows{rejected}")
+    for reason in receipt.reasons:
+        click.echo(f"  {reason}", err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from fungible.cli.cost import find_config
+from fungible.cli.importing import importing, read_file
 from fungible.cli.options import common_options
 from fungible.cli.tables import print_json
 from fungible.contract.steps import StepsEvent
@@ -13,7 +14,6 @@ from fungible.errors import InputError
 from fungible.ingest.intake import Intake, Receipt
 from fungible.ingest.step_log import read_step_log
 from fungible.ingest.vllm_metrics import Scrape, read_scrapes, weigh_classes
-from fungible.ledger.access import open_access
 from fungible.ledger.spool import SpoolWriter
 
 
@@ -41,14 +41,10 @@ def steps(
         raise InputError(f"unknown backend {backend!r}", hint=f"declared: {known}")
     logs = [path for path in files if _is_step_log(path)]
     pages = [path for path in files if path not in logs]
-    spool = SpoolWriter(config.spool_path(), "ingest")
-    try:
+    with importing(config) as (_, spool):
         receipts = [_take_log(spool, path, backend) for path in logs]
         if pages:
             receipts.append(_take_metrics(spool, pages, backend))
-    finally:
-        spool.close()
-    open_access(config).close()  # ships and prices, unless control is running and does
     if as_json:
         print_json(receipts)
         return
@@ -59,18 +55,11 @@ def steps(
 
 
 def _is_step_log(path: Path) -> bool:
-    return _read(path)[:4096].lstrip().startswith(b"{")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return read_file(path)[:4096].lstrip().startswith(b"{")
 
 
 def _take_log(spool: SpoolWriter, path: Path, backend: str) -> Receipt:
-    digest = hashlib.sha256(_read(path)).hexdigest()[:32]
+    digest = hashlib.sha256(read_file(path)).hexdigest()[:32]
     with Intake(spool, stream="steps", source=path.name, digest=digest) as intake:
 
         def take(batch: StepsEvent) -> None:
@@ -88,7 +77,7 @@ def _take_metrics(spool: SpoolWriter, pages: list[Path], backend: str) -> Receip
     scrapes: list[Scrape] = []
     digest = hashlib.sha256()
     for path in pages:
-        data = _read(path)
+        data = read_file(path)
         digest.update(data)
         scrapes += read_scrapes(data.decode("utf-8", "replace"), str(path))
     source = " ".join(path.name for path in pages)
