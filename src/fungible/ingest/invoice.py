@@ -18,6 +18,7 @@ import msgspec
 from fungible.contract.streams import ChargeCategory, InvoiceFact
 from fungible.errors import InputError, MissingExtraError
 from fungible.ingest.intake import Intake, digest_of
+from fungible.ledger.sheets import moment_ns
 
 PLAIN = (
     "issuer",
@@ -237,11 +238,9 @@ def _amount(name: str, text: str) -> Decimal:
 
 def _moment(name: str, text: str) -> int:
     try:
-        at = datetime.fromisoformat(text)
+        return moment_ns(text)
     except ValueError as error:
         raise InputError(f"{name} is {text!r}, not an ISO date or time") from error
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return int(at.timestamp()) * 1_000_000_000
 
 
 def _tags(text: str) -> dict[str, str]:

@@ -7,13 +7,13 @@ Kubernetes' lists of nodes and pods, GCE's instances, Azure's virtual machines.
 import functools
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 import msgspec
 
 from fungible.errors import InputError
+from fungible.ledger.sheets import moment_ns
 
 # Labels that name the backend; clouds differ in the characters that they allow.
 BACKEND_LABELS = ("fungible.dev/backend", "fungible-backend", "fungible_backend")
@@ -261,8 +261,6 @@ def moment(text: object) -> int:
     if not text:
         return 0
     try:
-        at = datetime.fromisoformat(str(text))
+        return moment_ns(str(text))
     except ValueError as error:
         raise InputError(f"{text!r} is not a time") from error
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return int(at.timestamp()) * 1_000_000_000
