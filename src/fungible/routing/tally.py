@@ -1,6 +1,7 @@
 """Counts attempts as their rows are written; a metrics page reads them when it is asked for."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import partial
 from typing import NamedTuple
 
 from fungible.contract.events import AttemptEvent
@@ -40,8 +41,16 @@ class Tally:
     def __init__(self) -> None:
         self.attempts: Counter[Which] = Counter()
         self.tokens: Counter[tuple[str, str, str]] = Counter()
-        self.first_token: dict[tuple[str, str, str], Histogram] = {}
-        self.duration: dict[tuple[str, str, str], Histogram] = {}
+        self.first_token = _histograms(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the attempt's start to its first token.",
+            FIRST_TOKEN_S,
+        )
+        self.duration = _histograms(
+            "gen_ai_server_request_duration_seconds",
+            "From the attempt's start to its last byte.",
+            DURATION_S,
+        )
 
     def note(self, row: AttemptEvent) -> None:
         """One more attempt."""
@@ -52,26 +61,19 @@ class Tally:
         if row.kind != "serve":
             return
         if row.first_token_ns is not None:
-            first = self.first_token.get(of)
-            if first is None:
-                first = self.first_token[of] = Histogram(
-                    "gen_ai_server_time_to_first_token_seconds",
-                    "From the attempt's start to its first token.",
-                    FIRST_TOKEN_S,
-                )
-            first.observe((row.first_token_ns - row.started_ns) / 1e9)
+            self.first_token[of].observe((row.first_token_ns - row.started_ns) / 1e9)
         if row.status == "ok":
-            whole = self.duration.get(of)
-            if whole is None:
-                whole = self.duration[of] = Histogram(
-                    "gen_ai_server_request_duration_seconds",
-                    "From the attempt's start to its last byte.",
-                    DURATION_S,
-                )
-            whole.observe((row.ended_ns - row.started_ns) / 1e9)
+            self.duration[of].observe((row.ended_ns - row.started_ns) / 1e9)
 
     def _add(self, model: str, backend: str, row: AttemptEvent) -> None:
         tokens = self.tokens
         for leaf in LEAVES:
             if count := getattr(row, leaf):
                 tokens[model, backend, leaf] += count
+
+
+def _histograms(
+    name: str, help_text: str, bounds: tuple[float, ...]
+) -> defaultdict[tuple[str, str, str], Histogram]:
+    """One for each model, backend and endpoint that something is observed of."""
+    return defaultdict(partial(Histogram, name, help_text, bounds))
