@@ -232,12 +232,13 @@ SETTINGS non_replicated_deduplication_window = 10000;
 
 -- Attempts put together from those facts. A later fact about the same attempt appends a newer
 -- row; `withdrawn` says that it turned out to be part of another.
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS issuer LowCardinality(String) AFTER output_chars;
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS response_id String AFTER issuer;
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS trace_id String AFTER response_id;
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS span_id String AFTER trace_id;
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS tier LowCardinality(String) AFTER span_id;
-ALTER TABLE attempt_events ADD COLUMN IF NOT EXISTS withdrawn Bool AFTER tier;
+ALTER TABLE attempt_events
+    ADD COLUMN IF NOT EXISTS issuer LowCardinality(String) AFTER output_chars,
+    ADD COLUMN IF NOT EXISTS response_id String AFTER issuer,
+    ADD COLUMN IF NOT EXISTS trace_id String AFTER response_id,
+    ADD COLUMN IF NOT EXISTS span_id String AFTER trace_id,
+    ADD COLUMN IF NOT EXISTS tier LowCardinality(String) AFTER span_id,
+    ADD COLUMN IF NOT EXISTS withdrawn Bool AFTER tier;
 
 CREATE TABLE IF NOT EXISTS imported_attempts AS attempt_events
 ENGINE = MergeTree
@@ -256,58 +257,16 @@ SELECT * FROM
 
 -- A line says more: by which rule, for whom, of what parts (SKU -> amount), and by how much it
 -- differs from the line before it (`delta`), so that sums of deltas are right at any moment.
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS issuer LowCardinality(String) AFTER backend;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS rule LowCardinality(String)
-    DEFAULT if(lease_id = '', 'tokens', 'time') AFTER basis;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS parts Map(LowCardinality(String), Decimal(38, 18))
-    AFTER rule;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS delta Decimal(38, 18) AFTER amount;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS at_ns Int64 AFTER delta;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS kind LowCardinality(String) AFTER at_ns;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS model LowCardinality(String) AFTER kind;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS feature LowCardinality(String) AFTER model;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS customer String AFTER feature;
-ALTER TABLE cost_lines ADD COLUMN IF NOT EXISTS owner LowCardinality(String) AFTER customer;
+ALTER TABLE cost_lines
+    ADD COLUMN IF NOT EXISTS issuer LowCardinality(String) AFTER backend,
+    ADD COLUMN IF NOT EXISTS rule LowCardinality(String)
+        DEFAULT if(lease_id = '', 'tokens', 'time') AFTER basis,
+    ADD COLUMN IF NOT EXISTS parts Map(LowCardinality(String), Decimal(38, 18)) AFTER rule,
+    ADD COLUMN IF NOT EXISTS delta Decimal(38, 18) AFTER amount,
+    ADD COLUMN IF NOT EXISTS at_ns Int64 AFTER delta,
+    ADD COLUMN IF NOT EXISTS kind LowCardinality(String) AFTER at_ns,
+    ADD COLUMN IF NOT EXISTS model LowCardinality(String) AFTER kind,
+    ADD COLUMN IF NOT EXISTS feature LowCardinality(String) AFTER model,
+    ADD COLUMN IF NOT EXISTS customer String AFTER feature,
+    ADD COLUMN IF NOT EXISTS owner LowCardinality(String) AFTER customer;
 ALTER TABLE idle_lines ADD COLUMN IF NOT EXISTS delta Decimal(38, 18) AFTER amount;
-
-CREATE OR REPLACE VIEW costs AS
-SELECT
-    attempt_id,
-    lease_id,
-    window_start_ns,
-    argMax(l.amount, l.known_ns) AS amount,
-    argMax(l.currency, l.known_ns) AS currency,
-    argMax(l.basis, l.known_ns) AS basis,
-    argMax(l.price_source, l.known_ns) AS price_source,
-    argMax(l.issuer, l.known_ns) AS issuer,
-    argMax(l.rule, l.known_ns) AS rule,
-    argMax(l.parts, l.known_ns) AS parts
-FROM cost_lines AS l
-GROUP BY attempt_id, lease_id, window_start_ns
-HAVING NOT argMax(l.withdrawn, l.known_ns);
-
--- The one table to ask: what was asked, where it went, how long it took, what it cost.
-CREATE OR REPLACE VIEW attempts AS
-SELECT
-    e.* EXCEPT (withdrawn),
-    fromUnixTimestamp64Nano(e.started_ns, 'UTC') AS started_at,
-    e.in_uncached + e.in_cache_read + e.in_cache_write AS input_tokens,
-    e.out_visible + e.out_reasoning AS output_tokens,
-    if(c.attempt_id = '', NULL, c.amount) AS cost,
-    c.currency AS currency,
-    c.basis AS basis,
-    c.rule AS rule,
-    if(c.attempt_id = '', 'unpriced', 'priced') AS cost_status
-FROM all_attempts AS e
-LEFT JOIN
-(
-    SELECT
-        attempt_id,
-        sum(l.amount) AS amount,
-        any(l.currency) AS currency,
-        any(l.basis) AS basis,
-        any(l.rule) AS rule
-    FROM costs AS l
-    GROUP BY attempt_id
-) AS c ON c.attempt_id = e.attempt_id
-WHERE NOT e.withdrawn;
