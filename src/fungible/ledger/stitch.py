@@ -140,7 +140,7 @@ class _Batch:
 
     def _select(self, condition: str, params: Params) -> Iterator[Fact]:
         for table in ("responses", "spans"):
-            where = condition if table == "spans" else condition.replace("parent_span_id", "''")
+            where = _in(table, condition)
             rows = self._store.query(f"{_SELECT[table]} WHERE {where}", params, max_rows=EVERYTHING)
             for row in rows.dicts():
                 row["is_span"] = table == "spans"
@@ -206,13 +206,18 @@ _OF_SPANS = (
 )
 
 
+def _in(table: str, condition: str) -> str:
+    """A condition on facts in the words of one table: responses have no parents."""
+    return condition if table == "spans" else condition.replace("parent_span_id", "''")
+
+
 def _near(condition: str) -> str:
     """Facts one step away from those that meet a condition, found inside the engine."""
 
     def said(columns: str) -> str:
-        own = condition.replace("parent_span_id", "''")
         return (
-            f"SELECT {columns} FROM responses WHERE {own} UNION DISTINCT"  # noqa: S608
+            f"SELECT {columns} FROM responses WHERE {_in('responses', condition)}"  # noqa: S608
+            " UNION DISTINCT"
             f" SELECT {columns} FROM spans WHERE {condition}"
         )
 
@@ -233,7 +238,7 @@ def _own_ids(condition: str) -> str:
     for parts in ("'\\0\\0', response_id", "trace_id, '\\0', span_id, '\\0'"):
         digest = f"substring(lower(hex(SHA256(concat({parts})))), 1, 28)"
         for table in ("responses", "spans"):
-            where = condition if table == "spans" else condition.replace("parent_span_id", "''")
+            where = _in(table, condition)
             ids.append(f"SELECT concat('imp_', {digest}) FROM {table} WHERE {where}")  # noqa: S608
     return " UNION ALL ".join(ids)
 
