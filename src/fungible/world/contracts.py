@@ -152,13 +152,11 @@ def invoice_rows(made: Iterable[Call]) -> dict[str, list[list[str]]]:
 
 
 def _usage_row(issuer: str, day: str, sku: str, currency: str, billed: Decimal) -> dict[str, str]:
-    start = START_NS + (int(day[-2:]) - 1) * DAY_NS
     return {
         "InvoiceIssuerName": issuer,
         "ChargeCategory": "Usage",
         "ChargeDescription": f"{sku} (simulated)",
-        "ChargePeriodStart": _moment(start),
-        "ChargePeriodEnd": _moment(start + DAY_NS),
+        **_period(int(day[-2:]) - 1),
         "SkuId": sku,
         "ConsumedUnit": "tokens",
         "BilledCost": f"{billed:f}",
@@ -173,8 +171,7 @@ def _extras(name: str) -> list[dict[str, str]]:
     common = {
         "InvoiceIssuerName": "openai",
         "InvoiceId": "openai-2026-10",
-        "ChargePeriodStart": _moment(START_NS),
-        "ChargePeriodEnd": _moment(START_NS + DAYS * DAY_NS),
+        **_period(0, DAYS),
         "BillingCurrency": "USD",
     }
     credit = {"ChargeCategory": "Credit", "BilledCost": "-5.00", "InvoiceDetailId": "credit-1"}
@@ -190,8 +187,7 @@ def _fleet_rows() -> list[dict[str, str]]:
             "InvoiceId": "own-fleet-2026-10",
             "InvoiceDetailId": f"day-{day}",
             "ChargeCategory": "Usage",
-            "ChargePeriodStart": _moment(START_NS + day * DAY_NS),
-            "ChargePeriodEnd": _moment(START_NS + (day + 1) * DAY_NS),
+            **_period(day),
             "SkuId": "accelerator-hour",
             "ConsumedQuantity": "24",
             "ConsumedUnit": "Hours",
@@ -216,8 +212,7 @@ def _capacity_rows() -> list[dict[str, str]]:
         | {
             "InvoiceDetailId": f"day-{day}",
             "ChargeCategory": "Usage",
-            "ChargePeriodStart": _moment(START_NS + day * DAY_NS),
-            "ChargePeriodEnd": _moment(START_NS + (day + 1) * DAY_NS),
+            **_period(day),
             "BilledCost": "0",
             "EffectiveCost": f"{COMMITTED_A_DAY / 2:f}",
         }
@@ -227,12 +222,20 @@ def _capacity_rows() -> list[dict[str, str]]:
         "InvoiceDetailId": "purchase",
         "ChargeCategory": "Purchase",
         "ChargeDescription": "capacity for a month (simulated)",
-        "ChargePeriodStart": _moment(START_NS),
-        "ChargePeriodEnd": _moment(START_NS + DAYS * DAY_NS),
+        **_period(0, DAYS),
         "BilledCost": f"{COMMITTED_A_DAY * DAYS:f}",
         "EffectiveCost": "0",
     }
     return [*drawn, purchase]
+
+
+def _period(day: int, days: int = 1) -> dict[str, str]:
+    """A charge period of whole days, counted from the month's first."""
+    start = START_NS + day * DAY_NS
+    return {
+        "ChargePeriodStart": _moment(start),
+        "ChargePeriodEnd": _moment(start + days * DAY_NS),
+    }
 
 
 def _moment(at_ns: int) -> str:

@@ -1,6 +1,5 @@
 """What the month's callers recorded: a log of response bodies, and spans of a tracer."""
 
-import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -148,8 +147,6 @@ def _any_value(value: object) -> dict[str, Any]:
         return {"intValue": str(value)}
     if isinstance(value, list):
         return {"arrayValue": {"values": [_any_value(each) for each in value]}}
-    if isinstance(value, bytes):
-        return {"bytesValue": base64.b64encode(value).decode()}
     return {"stringValue": str(value)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fungible.world.calls import DAYS, START_NS, Call, calls
+from fungible.world.calls import DAY_NS, DAYS, START_NS, Call, calls
 from fungible.world.contracts import deployment_rows, invoice_rows, machines, price_rows, rate_rows
 from fungible.world.telemetry import envelope, logged, spans
 from fungible.world.truth import Truth, day_of, truth_of
@@ -82,9 +82,7 @@ def _by_day(
     pack: Callable[[Lines], Lines] = lambda lines: lines,
 ) -> list[Path]:
     """One file of JSON lines for each day."""
-    days: dict[str, Lines] = {
-        day_of(START_NS + at * 86_400_000_000_000).isoformat(): [] for at in range(DAYS)
-    }
+    days: dict[str, Lines] = {day_of(START_NS + at * DAY_NS).isoformat(): [] for at in range(DAYS)}
     for call in made:
         days[day_of(call.started_ns).isoformat()] += records(call)
     folder.mkdir(exist_ok=True)
