@@ -7,20 +7,14 @@ from typing import Any
 import msgspec
 from starlette.types import ASGIApp
 
-from fungible.contract.sse import frame_data, split_frames
+from support.answered import Answered
 
 
-class Call:
-    """One HTTP request in flight.
-
-    Attributes:
-        chunks: Pieces of the body as they were sent.
-    """
+class Call(Answered):
+    """One HTTP request in flight."""
 
     def __init__(self, app: ASGIApp, method: str, path: str, body: object = None) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.chunks: list[bytes] = []
+        super().__init__()
         self._gone = asyncio.Event()
         self._body = body if isinstance(body, bytes) else msgspec.json.encode(body)
         self._sent = False
@@ -47,18 +41,6 @@ class Call:
         """Wait for the end of the response."""
         await asyncio.wait_for(asyncio.shield(self.task), 20)
         return self
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-    def events(self) -> list[Any]:
-        """Server-sent events, decoded; `[DONE]` stays a string."""
-        data = [frame_data(frame) for frame in split_frames(self.body)]
-        return ["[DONE]" if one == b"[DONE]" else msgspec.json.decode(one or b"") for one in data]
 
     async def _receive(self) -> MutableMapping[str, Any]:
         if not self._sent:

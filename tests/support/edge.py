@@ -1,7 +1,6 @@
 """Asks a gateway in this process over the connections that it really has, without a socket."""
 
 import asyncio
-from typing import Any
 
 import httptools
 import msgspec
@@ -9,8 +8,8 @@ from uvicorn.config import Config as ServerConfig
 from uvicorn.server import ServerState
 
 from fungible.config import GatewaySettings
-from fungible.contract.sse import frame_data, split_frames
 from fungible.gateway.edge import Edge, Serve, edge_protocol
+from support.answered import Answered
 
 
 class MemoryTransport(asyncio.Transport):
@@ -75,12 +74,8 @@ async def _nothing(*_: object) -> None:
     raise NotImplementedError
 
 
-class Asked:
-    """One HTTP request under way, on a connection of its own.
-
-    Attributes:
-        chunks: Pieces of the body as they were sent.
-    """
+class Asked(Answered):
+    """One HTTP request under way, on a connection of its own."""
 
     def __init__(
         self,
@@ -90,9 +85,7 @@ class Asked:
         body: object = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.chunks: list[bytes] = []
+        super().__init__()
         self._done = asyncio.Event()
         self._parser = httptools.HttpResponseParser(self)
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -115,18 +108,6 @@ class Asked:
             while self._server.tasks:
                 await asyncio.wait(self._server.tasks)
         return self
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-    def events(self) -> list[Any]:
-        """Server-sent events, decoded; `[DONE]` stays a string."""
-        data = [frame_data(frame) for frame in split_frames(self.body)]
-        return ["[DONE]" if one == b"[DONE]" else msgspec.json.decode(one or b"") for one in data]
 
     def _written(self, data: bytes | bytearray | memoryview) -> None:
         self._parser.feed_data(data)
