@@ -60,21 +60,13 @@ class Answer:
         """Push the rest of the body to `take` as it arrives, instead of `piece` by piece.
 
         The future is done at the end; it fails as `piece` would, or as `take` did. `close`
-        ends it, too.
+        ends it, too. Whoever cancels it must `close`, and may get pieces until then.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection = self._connection
         if connection is None:
             done.set_result(None)
             return done
-
-        def taken(piece: bytes) -> None:
-            try:
-                if not done.done():
-                    take(piece)
-            except Exception as error:  # noqa: BLE001  # whoever waits for the end is told
-                done.set_exception(error)
-                connection.close()
 
         def ended() -> None:
             if done.done():
@@ -84,7 +76,7 @@ class Answer:
             else:
                 done.set_result(None)
 
-        connection.listen(taken, ended)
+        connection.listen(take, ended)
         return done
 
     def pause(self) -> None:

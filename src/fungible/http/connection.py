@@ -13,6 +13,7 @@ import httptools
 
 from fungible.http.decoding import decoder_of
 from fungible.http.errors import ConnectionBrokenError, MalformedAnswerError
+from fungible.http.whole_chunk import MOST_BYTES, framing
 
 MOST_HEADER_BYTES = 64 << 10
 PAUSE_ABOVE = 256 << 10
@@ -35,6 +36,7 @@ class Connection(asyncio.Protocol):
         self.reusable = True
         self._idle_s = idle_timeout_s
         self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._parts: deque[bytes] = deque()
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._until_close = False
         self._informational = False
         self._surplus = False
+        self._chunk_over = self._between_chunks = False
         self._decode: Callable[[bytes], bytes] | None = None
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -65,6 +68,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101  # connected before it is handed out
         self.status, self.headers = 0, {}
         self.complete = self._head = self._until_close = False
+        self._chunk_over = self._between_chunks = False
         self._header_bytes = self._held = 0
         self._decode = None
         self._parts.clear()
@@ -104,7 +108,8 @@ class Connection(asyncio.Protocol):
         No task wakes up for a piece then, which is what most of a streamed token costs.
 
         Args:
-            take: Called with each piece, in the turn of the loop in which it came.
+            take: Called with each piece, in the turn of the loop in which it came. What it
+                raises is a failure of the answer.
             ended: Called once, after the last; `failure` says why, if it came too early.
         """
         self._take, self._ended = take, ended
@@ -112,7 +117,7 @@ class Connection(asyncio.Protocol):
             data = b"".join(self._parts)
             self._parts.clear()
             self._held = 0
-            take(data)
+            self._hand_on(data)
         self.resume()
         if self.complete or self._failure is not None:
             self._end()
@@ -163,7 +168,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
-        self._heard_at = self._loop.time()
+        self._heard_at = self._now()
+        if self._between_chunks and self._take is not None and len(data) < MOST_BYTES:
+            begins, start = framing(len(data))
+            if data.startswith(begins) and data.endswith(b"\r\n"):
+                # Nearly always. The parser misses nothing: it waits for a chunk to begin.
+                try:
+                    self._take(data[start:-2])
+                except Exception as error:  # noqa: BLE001  # whoever waits for the end is told
+                    self._refuse(error)
+                return
         if self.complete:
             self.close()  # an answer that nobody asked for
             return
@@ -171,11 +185,14 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
             if not self._head:
                 self._count(len(data))
+            # Not so, if the first digits of another chunk's size are here.
+            self._between_chunks = self._chunk_over and data.endswith(b"\r\n")
         except httptools.HttpParserCallbackError as error:
             self._fail(_cause(error))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(MalformedAnswerError(f"the answer is not HTTP/1.1: {error}"))
-        self._wake()
+        if self._waiter is not None or self.complete or self._failure is not None:
+            self._wake()
 
     def eof_received(self) -> bool:
         """The peer says no more; let the transport close."""
@@ -239,13 +256,20 @@ class Connection(asyncio.Protocol):
         if self._decode is not None:
             data = self._decode(data)
         if self._take is not None:
-            if data:
-                self._take(data)
+            self._hand_on(data)
             return
         self._parts.append(data)
         self._held += len(data)
         if self._held > PAUSE_ABOVE:
             self.pause()
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins; the last one, too."""
+        self._chunk_over = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk ends."""
+        self._chunk_over = self._decode is None and not self.complete
 
     def on_message_complete(self) -> None:
         """The end of an answer, or of an interim one."""
@@ -255,6 +279,19 @@ class Connection(asyncio.Protocol):
         self.complete = True
 
     # -- inside
+
+    def _hand_on(self, data: bytes) -> None:
+        if self._take is not None and data:
+            try:
+                self._take(data)
+            except Exception as error:  # noqa: BLE001  # whoever waits for the end is told
+                self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        """What came was not taken."""
+        self._take = _drop
+        self._fail(error)
+        self._wake()
 
     def _count(self, more: int) -> None:
         self._header_bytes += more
@@ -292,6 +329,10 @@ class Connection(asyncio.Protocol):
                 waiter.set_exception(self._failure)
             elif self._parts or self.complete or self._head:
                 waiter.set_result(None)
+
+
+def _drop(data: bytes) -> None:
+    """Whoever took it wants no more."""
 
 
 def _cause(error: httptools.HttpParserCallbackError) -> Exception:
