@@ -4,8 +4,13 @@ from typing import Any
 
 import msgspec
 
-from fungible.wire.observer import Reader
+from fungible.contract.sse import frame_data
+from fungible.errors import StreamBrokenError
+from fungible.wire.observer import Reader, Seen
 from fungible.wire.openai_answers import ChoicesObserver
+from fungible.wire.repeated import Example
+
+_SHOW = Seen.SHOW
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -36,6 +41,27 @@ class ChatObserver(ChoicesObserver):
 
     reader = Reader(_Answer)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._example = Example("content", _only_text)
+
+    def line(self, frame: bytes) -> Seen:
+        """`event`, which looks at an event that resembles an earlier one no further than needed."""
+        example = self._example
+        if not (frame.startswith(example.before) and frame.endswith(example.after)):
+            seen = self.event(frame)
+            example.learn(frame, self.pieces)
+            return seen
+        try:
+            text = frame[example.start : example.end].decode()
+        except UnicodeDecodeError:
+            return self.event(frame)
+        # Printable: JSON allows no control characters.
+        if text and text.isprintable() and '"' not in text and "\\" not in text:
+            self.text(text)
+            return _SHOW
+        return self.event(frame)
+
     def said(self, choice: _Choice) -> None:
         """Take its text, its refusal and what it calls; thoughts begin an answer, too."""
         part = choice.delta or choice.message
@@ -48,6 +74,24 @@ class ChatObserver(ChoicesObserver):
             self.text(text)
         elif part.reasoning_content or part.reasoning:
             self.begun = True
+
+
+def _only_text(frame: bytes) -> str | None:
+    """What an event adds to the only choice, if nothing else in it matters; see `ChatObserver`."""
+    data = frame_data(frame)
+    try:
+        answer = ChatObserver.reader.event(data or b"")
+    except StreamBrokenError:
+        return None
+    if answer is None or answer.error is not None or answer.usage is not None:
+        return None
+    choices = answer.choices or []
+    if len(choices) != 1 or choices[0].finish_reason:
+        return None
+    part = choices[0].delta or _Part()
+    if part.refusal or part.tool_calls or part.function_call:
+        return None
+    return part.content if isinstance(part.content, str) else None
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  # whatever JSON the upstream put there

@@ -32,8 +32,6 @@ class Observer:
             ns since the epoch; `None` until then, and for an answer that came in one piece.
         usage: As reported by the backend; its source is `none` until it reports.
         finish_reason: As reported; empty until then.
-        chars: Length of the answer's text so far.
-        pieces: How many pieces that text came in: about its tokens, in a stream.
         begun: Whether there is anything to show to a client.
         number: The number of the next event, where a format numbers its events.
     """
@@ -42,11 +40,10 @@ class Observer:
         self.first_token_ns: int | None = None
         self.usage = Usage()
         self.finish_reason = ""
-        self.chars = 0
-        self.pieces = 0
         self.begun = False
         self.number = 0
         self._hash = hashlib.sha256()
+        self._chars = self._pieces = 0
         self._unhashed: list[str] = []
 
     def event(self, frame: bytes) -> Seen:
@@ -56,6 +53,10 @@ class Observer:
             StreamBrokenError: It is the upstream's own error, or malformed.
         """
         raise NotImplementedError
+
+    def line(self, frame: bytes) -> Seen:
+        """`event` for one that is a single line, ended by an empty one: nearly every one."""
+        return self.event(frame)
 
     def whole(self, body: bytes) -> None:
         """Read a completed answer.
@@ -68,15 +69,16 @@ class Observer:
     def text(self, text: str) -> None:
         """Count and hash what the answer says."""
         self.begun = True
-        self.chars += len(text)
-        self.pieces += 1
         unhashed = self._unhashed
         unhashed.append(text)
         if len(unhashed) >= _HASHED_AT_ONCE or len(text) > _LONG:
             self._hash_rest()
 
     def _hash_rest(self) -> None:
-        self._hash.update("".join(self._unhashed).encode("utf-8", "surrogatepass"))
+        text = "".join(self._unhashed)
+        self._chars += len(text)
+        self._pieces += len(self._unhashed)
+        self._hash.update(text.encode("utf-8", "surrogatepass"))
         self._unhashed.clear()
 
     def stamp(self) -> None:
@@ -85,9 +87,19 @@ class Observer:
             self.first_token_ns = time.time_ns()
 
     @property
+    def chars(self) -> int:
+        """Length of the answer's text so far."""
+        self._hash_rest()
+        return self._chars
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces that text came in: about its tokens, in a stream."""
+        return self._pieces + len(self._unhashed)
+
+    @property
     def output_hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the text; empty without text."""
-        self._hash_rest()
         return self._hash.hexdigest()[:16] if self.chars else ""
 
 
