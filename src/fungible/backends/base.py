@@ -65,6 +65,8 @@ class PushedReply(Reply, Protocol):
     async def push(self, take: Callable[[bytes], None]) -> None:
         """Call `take` with whole events as they arrive; returns where `chunks` would end.
 
+        Whoever cancels it must `close` the reply, and may get events until then.
+
         Raises:
             UpstreamError: As `chunks`; and whatever `take` raised, which ends it.
         """

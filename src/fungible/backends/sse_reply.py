@@ -29,13 +29,16 @@ class PassedReply:
 
     async def push(self, take: Callable[[bytes], None]) -> None:
         """What `chunks` gives, pushed; see `backends.base.PushedReply`."""
-        answer, buffer = self._answer, self._buffer
+        answer, buffer, secrets = self._answer, self._buffer, self._answer.secrets
 
         def taken(piece: bytes) -> None:
-            if events := buffer.feed(piece):
-                take(answer.without_secrets(events))
-            elif len(buffer.rest) > MOST_EVENT_BYTES:
-                raise too_long(answer.backend)
+            if buffer.rest or not piece.endswith(b"\n\n"):  # hardly ever
+                piece = buffer.feed(piece)
+                if not piece:
+                    if len(buffer.rest) > MOST_EVENT_BYTES:
+                        raise too_long(answer.backend)
+                    return
+            take(answer.without_secrets(piece) if secrets else piece)
 
         await answer.push(taken)
         if rest := buffer.last():

@@ -1,6 +1,7 @@
 """One upstream call from start to its row: sends, watches, and leaves an `AttemptEvent`."""
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import cast
@@ -224,34 +225,53 @@ class Attempt:
             StreamBrokenError: The upstream stopped before it was complete.
             UpstreamTimeoutError: It fell silent, or the whole took too long.
         """
-        timer = self._in_time()
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def taken(events: bytes) -> None:
-            timer.heard()
-            if not finished.done() and self._pass_on(events, write):
-                finished.set_result(None)
-
-        pushing = asyncio.ensure_future(reply.push(taken))
+        pushing = asyncio.ensure_future(reply.push(self._taker(write, finished)))
+        pushing.add_done_callback(functools.partial(_finish, finished))
         try:
-            with timer:
-                await asyncio.wait({pushing, finished}, return_when=asyncio.FIRST_COMPLETED)
+            with self._in_time():
+                await finished
         except TimeoutError as error:
             raise self._too_slow() from error
         finally:
             pushing.cancel()
-            pushing.add_done_callback(_retrieve)
-        if not finished.done():
+        if not self.done:
             pushing.result()
             raise self._ended_early()
 
-    def _pass_on(self, events: bytes, write: Callable[[bytes], None]) -> bool:
-        """Write what the client may see of some events; whether the stream is done."""
+    def _taker(
+        self, write: Callable[[bytes], None], finished: asyncio.Future[None]
+    ) -> Callable[[bytes], None]:
+        """What takes pushed events, until they are `finished`: every token of a stream."""
+        timer, now, over = self._in_time(), asyncio.get_running_loop().time, finished.done
+        line, show = self.seen.line, Seen.SHOW
+        plain = self._bridge is None and self._broken is None
+
+        def taken(events: bytes) -> None:
+            if over():
+                return
+            timer.heard_at = now()
+            if plain and events.find(b"\n") == len(events) - 2:
+                # Nearly always: one event, of one line.
+                seen = line(events)
+                if seen is show:
+                    write(events)
+                    return
+                if shown := self._kept_back(events, seen):
+                    write(shown)
+            else:
+                self._pass_on(events, write)
+            if self.done:
+                finished.set_result(None)
+
+        return taken
+
+    def _pass_on(self, events: bytes, write: Callable[[bytes], None]) -> None:
+        """Write what the client may see of some events."""
         if self._broken is None and (shown := self._shown(events)):
             write(shown)
         if self._broken is not None:
             raise self._broken
-        return self.done
 
     def _in_time(self) -> Deadline:
         assert self._timer is not None  # noqa: S101  # `open` came before
@@ -288,8 +308,7 @@ class Attempt:
     def _shown(self, chunk: bytes) -> bytes:
         """Look at whole events: those that the client may see now, in its own format."""
         if self._bridge is None and chunk.find(b"\n") == len(chunk) - 2:
-            # Nearly always: one event, of one line.
-            seen = self.seen.event(chunk)
+            seen = self.seen.line(chunk)
             return chunk if seen is Seen.SHOW else self._kept_back(chunk, seen)
         shown: list[bytes] = []
         observe, bridge, unchanged = self.seen.event, self._bridge, True
@@ -423,7 +442,9 @@ def _says(request: InferenceRequest, name: str) -> bool:
     return request.body[name] not in (None, [], {})
 
 
-def _retrieve(pushing: asyncio.Future[None]) -> None:
+def _finish(finished: asyncio.Future[None], pushing: asyncio.Future[None]) -> None:
     """What comes after the last event of a stream matters to nobody."""
     if not pushing.cancelled():
         pushing.exception()
+    if not finished.done():
+        finished.set_result(None)

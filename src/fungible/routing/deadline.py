@@ -15,6 +15,7 @@ class Deadline:
 
     Attributes:
         silent: Whether it was silence that ended a block.
+        heard_at: When something came, which `heard` sets, and whoever cannot afford that call.
     """
 
     def __init__(self, when: float, idle_s: float | None = None) -> None:
@@ -22,7 +23,7 @@ class Deadline:
         self._when = when
         self._idle_s = idle_s
         self._held = False
-        self._heard_at = 0.0
+        self.heard_at = 0.0
         self._over = False
         self._waiting: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -32,7 +33,7 @@ class Deadline:
 
     def heard(self) -> None:
         """Something came. It moves no timer: that looks when it is due."""
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
 
     def hold(self, held: bool) -> None:
         """Whether we are the ones who keep silent."""
@@ -49,7 +50,7 @@ class Deadline:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # only coroutines of tasks wait
         self._cancelling = task.cancelling()
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         self._waiting = task
 
     def __exit__(
@@ -69,7 +70,7 @@ class Deadline:
         if self._idle_s is not None:
             now = self._loop.time()
             ours = self._waiting is None or self._held
-            due = min(self._when, (now if ours else self._heard_at) + self._idle_s)
+            due = min(self._when, (now if ours else self.heard_at) + self._idle_s)
             if due > now:
                 self._timer = self._loop.call_at(due, self._expire)
                 return
