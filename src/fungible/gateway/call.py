@@ -21,6 +21,8 @@ _OURS = b"x-fungible-"
 _STATUS_LINES = {
     one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in http.HTTPStatus
 }
+# RFC 9112, section 7.1.
+CHUNK, _END = b"%x\r\n%b\r\n", b"0\r\n\r\n"
 _WITHOUT_BODY = (204, 304)
 _NO_KEY = KeySettings(hash="")
 
@@ -57,7 +59,6 @@ class Call:
     """A request under way, and its answer.
 
     Args:
-        line: Where it came from.
         method: Such as `POST`.
         path: Decoded, without the query.
         headers: By lower-case name.
@@ -65,6 +66,8 @@ class Call:
         keep_alive: Whether the connection may take another request afterwards.
 
     Attributes:
+        line: Where it came from.
+        chunked: Whether pieces of an answer are sent as chunks.
         request_id: Ours; every answer carries it.
         key: Settings of the key it came with, named `key_name`.
         format: How errors are said here: the endpoint's own format.
@@ -78,14 +81,13 @@ class Call:
     """
 
     __slots__ = (
-        "_chunked",
         "_limit",
-        "_line",
         "_parts",
         "_problem",
         "_size",
         "_waiter",
         "awaits_100",
+        "chunked",
         "complete",
         "ended",
         "format",
@@ -94,6 +96,7 @@ class Call:
         "keep_alive",
         "key",
         "key_name",
+        "line",
         "method",
         "more_headers",
         "on_left",
@@ -127,8 +130,8 @@ class Call:
         self.complete = self.ended = self.gone = False
         self.on_left: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._line = line
-        self._chunked = version != "1.0"
+        self.line = line
+        self.chunked = version != "1.0"
         self._parts: list[bytes] = []
         self._size = 0
         self._limit: int | None = None
@@ -145,7 +148,7 @@ class Call:
         if self._limit is None:
             self._parts.append(part)
             if self._size > READ_AHEAD:
-                self._line.pause()
+                self.line.pause()
         elif self._size > self._limit:
             self._parts.clear()
             self._wake()
@@ -206,8 +209,8 @@ class Call:
         self._limit = limit
         if not self.complete:
             if self.awaits_100:
-                self._line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._line.resume()
+                self.line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.line.resume()
         while not self.complete and self._size <= limit:
             if self._problem is not None:
                 raise self._problem
@@ -232,27 +235,27 @@ class Call:
 
     async def drained(self) -> None:
         """Wait until the client has read enough."""
-        await self._line.drained()
+        await self.line.drained()
 
     def start(self, status: int, headers: HeaderList) -> None:
         """Send the head of an answer that comes in pieces."""
-        if self._chunked:
+        if self.chunked:
             headers.append((b"transfer-encoding", b"chunked"))
         else:
             self.keep_alive = False  # its end is the connection's
         head = self._head(status, headers)
         self.status = status
-        self._line.send(head)
+        self.line.send(head)
 
     def write(self, piece: bytes) -> bool:
-        """One piece, as a chunk (RFC 9112, section 7.1). Whether the client reads too slowly."""
-        return self._line.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        """One piece, as a chunk. Whether the client reads too slowly."""
+        return self.line.send(CHUNK % (len(piece), piece) if self.chunked else piece)
 
     def end(self, last: bytes) -> None:
         """The last piece, or none if it is empty."""
-        if self._chunked:
-            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n"
-        self._line.send(last)
+        if self.chunked:
+            last = CHUNK % (len(last), last) + _END if last else _END
+        self.line.send(last)
         self._over()
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
@@ -262,7 +265,7 @@ class Call:
         self.status = status
         if self.method == "HEAD" or status in _WITHOUT_BODY:
             body = b""
-        self._line.send(head + body)
+        self.line.send(head + body)
         self._over()
 
     def json(self, value: Any, status: int = 200) -> None:  # noqa: ANN401  # what JSON holds
@@ -299,12 +302,12 @@ class Call:
         lines = b"".join([b"%b: %b\r\n" % one for one in headers])
         if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or 0 in lines:
             raise ValueError("a header of the answer holds a line break")
-        return b"%b%b%b\r\n" % (_STATUS_LINES[status], self._line.date_line(), lines)
+        return b"%b%b%b\r\n" % (_STATUS_LINES[status], self.line.date_line(), lines)
 
     def _over(self) -> None:
         self.ended = True
         self._parts.clear()
-        self._line.answered(self)
+        self.line.answered(self)
 
 
 def _encoded(headers: Mapping[str, str]) -> HeaderList:

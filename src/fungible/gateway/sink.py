@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fungible.gateway.call import Call
+from fungible.gateway.call import CHUNK, Call
 from fungible.routing.answer import Dispatched
 
 
@@ -17,6 +17,8 @@ class Sink:
     def __init__(self, call: Call, answer: Dispatched) -> None:
         self._call = call
         self._answer = answer
+        self._send = call.line.send
+        self._chunked = call.chunked
         self._waiting: asyncio.Task[None] | None = None
 
     def write(self, events: bytes) -> None:
@@ -25,7 +27,9 @@ class Sink:
         if call.gone:
             self._answer.abandoned = True
             return
-        if call.write(events) and self._waiting is None:
+        # `call.write`, without the call: this is every token of a stream.
+        data = CHUNK % (len(events), events) if self._chunked else events
+        if self._send(data) and self._waiting is None:
             self._answer.hold()
             self._waiting = asyncio.get_running_loop().create_task(self._go_on())
 

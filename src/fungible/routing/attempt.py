@@ -244,23 +244,16 @@ class Attempt:
     ) -> Callable[[bytes], None]:
         """What takes pushed events, until they are `finished`: every token of a stream."""
         timer, now, over = self._in_time(), asyncio.get_running_loop().time, finished.done
-        line, show = self.seen.line, Seen.SHOW
-        plain = self._bridge is None and self._broken is None
+        again, plain = self.seen.again, self._bridge is None and self._broken is None
 
         def taken(events: bytes) -> None:
             if over():
                 return
             timer.heard_at = now()
-            if plain and events.find(b"\n") == len(events) - 2:
-                # Nearly always: one event, of one line.
-                seen = line(events)
-                if seen is show:
-                    write(events)
-                    return
-                if shown := self._kept_back(events, seen):
-                    write(shown)
-            else:
-                self._pass_on(events, write)
+            if plain and again(events):  # nearly always
+                write(events)
+                return
+            self._pass_on(events, write)
             if self.done:
                 finished.set_result(None)
 
@@ -308,7 +301,8 @@ class Attempt:
     def _shown(self, chunk: bytes) -> bytes:
         """Look at whole events: those that the client may see now, in its own format."""
         if self._bridge is None and chunk.find(b"\n") == len(chunk) - 2:
-            seen = self.seen.line(chunk)
+            # Nearly always: one event, of one line.
+            seen = self.seen.event(chunk)
             return chunk if seen is Seen.SHOW else self._kept_back(chunk, seen)
         shown: list[bytes] = []
         observe, bridge, unchanged = self.seen.event, self._bridge, True

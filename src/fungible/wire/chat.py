@@ -6,11 +6,11 @@ import msgspec
 
 from fungible.contract.sse import frame_data
 from fungible.errors import StreamBrokenError
-from fungible.wire.observer import Reader, Seen
+from fungible.wire.observer import HASHED_AT_ONCE, LONG, Reader, Seen
 from fungible.wire.openai_answers import ChoicesObserver
-from fungible.wire.repeated import Example
+from fungible.wire.repeated import Example, text_field
 
-_SHOW = Seen.SHOW
+_CONTENT = text_field("content")
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -43,24 +43,31 @@ class ChatObserver(ChoicesObserver):
 
     def __init__(self) -> None:
         super().__init__()
-        self._example = Example("content", _only_text)
+        self._example = Example(_CONTENT, _only_text)
 
-    def line(self, frame: bytes) -> Seen:
-        """`event`, which looks at an event that resembles an earlier one no further than needed."""
+    def event(self, frame: bytes) -> Seen:
+        """Read one event; `[DONE]` is the last."""
+        seen = super().event(frame)
+        self._example.learn(frame, self.pieces)
+        return seen
+
+    def again(self, events: bytes) -> bool:
+        """Whether nothing but its text tells an event from the example; see `wire.repeated`."""
         example = self._example
-        if not (frame.startswith(example.before) and frame.endswith(example.after)):
-            seen = self.event(frame)
-            example.learn(frame, self.pieces)
-            return seen
+        if not (events.startswith(example.before) and events.endswith(example.after)):
+            return False
         try:
-            text = frame[example.start : example.end].decode()
+            text = events[example.start : example.end].decode()
         except UnicodeDecodeError:
-            return self.event(frame)
-        # Printable: JSON allows no control characters.
-        if text and text.isprintable() and '"' not in text and "\\" not in text:
-            self.text(text)
-            return _SHOW
-        return self.event(frame)
+            return False
+        # Printable: JSON allows no control characters, and an event ends at an empty line.
+        if not text or not text.isprintable() or '"' in text or "\\" in text:
+            return False
+        unhashed = self._unhashed
+        unhashed.append(text)
+        if len(unhashed) >= HASHED_AT_ONCE or len(text) > LONG:
+            self._hash_rest()
+        return True
 
     def said(self, choice: _Choice) -> None:
         """Take its text, its refusal and what it calls; thoughts begin an answer, too."""

@@ -13,7 +13,7 @@ from fungible.errors import StreamBrokenError, UpstreamConnectError
 
 _Answer = TypeVar("_Answer")
 # Pieces of a text that wait to be hashed: one call for many costs less, and few are kept.
-_HASHED_AT_ONCE, _LONG = 32, 4096
+HASHED_AT_ONCE, LONG = 32, 4096
 
 
 class Seen(enum.Enum):
@@ -54,9 +54,13 @@ class Observer:
         """
         raise NotImplementedError
 
-    def line(self, frame: bytes) -> Seen:
-        """`event` for one that is a single line, ended by an empty one: nearly every one."""
-        return self.event(frame)
+    def again(self, events: bytes) -> bool:
+        """Whether it is one event that resembles an earlier one, to be shown, and is now read.
+
+        Not more than a short cut: what it does not take is for `event`.
+        """
+        del events
+        return False
 
     def whole(self, body: bytes) -> None:
         """Read a completed answer.
@@ -71,7 +75,7 @@ class Observer:
         self.begun = True
         unhashed = self._unhashed
         unhashed.append(text)
-        if len(unhashed) >= _HASHED_AT_ONCE or len(text) > _LONG:
+        if len(unhashed) >= HASHED_AT_ONCE or len(text) > LONG:
             self._hash_rest()
 
     def _hash_rest(self) -> None:

@@ -14,11 +14,16 @@ _LESSONS = 4
 _WORTH = 8
 
 
+def text_field(name: str) -> re.Pattern[bytes]:
+    """Finds a field of that name whose value is a string without escapes."""
+    return re.compile(rb'"%b": ?"([^"\\]+)"' % name.encode())
+
+
 class Example:
     """An event that others resemble.
 
     Args:
-        field: What the text is called.
+        sought: Finds the text; see `text_field`.
         only_text: Parses an event; its text, or `None` where anything else in it matters.
 
     Attributes:
@@ -28,8 +33,8 @@ class Example:
 
     __slots__ = ("_lessons", "_only_text", "_served", "_sought", "after", "before", "end", "start")
 
-    def __init__(self, field: str, only_text: Callable[[bytes], str | None]) -> None:
-        self._sought = re.compile(rb'"%b": ?"([^"\\]+)"' % field.encode())
+    def __init__(self, sought: re.Pattern[bytes], only_text: Callable[[bytes], str | None]) -> None:
+        self._sought = sought
         self._only_text = only_text
         self._lessons = _LESSONS
         self._served = 0
@@ -37,8 +42,11 @@ class Example:
         self.start, self.end = 1, -1
 
     def learn(self, event: bytes, texts: int) -> None:
-        """Take another example, one of `texts` that came so far, where it is one."""
-        if not self._lessons or (found := self._sought.search(event)) is None:
+        """Take another example, where it is one; so many `texts` came so far."""
+        if not self._lessons or (event.startswith(self.before) and event.endswith(self.after)):
+            return
+        found = self._sought.search(event)
+        if found is None:
             return
         self._lessons = _LESSONS if texts - self._served > _WORTH else self._lessons - 1
         self._served = texts
