@@ -49,9 +49,11 @@ def _cut(buffer: bytes) -> Iterator[bytes]:
 
 def split_frames(chunk: bytes) -> list[bytes]:
     """The events of `chunk`, which holds one or more whole ones."""
-    if chunk.find(b"\n\n") == len(chunk) - 2 >= 0 and b"\r\n\r\n" not in chunk:
+    if b"\r\n\r\n" in chunk:
+        return list(_cut(chunk))
+    if chunk.find(b"\n\n") == len(chunk) - 2 >= 0:
         return [chunk]  # nearly always
-    return list(_cut(chunk))
+    return [event + b"\n\n" for event in chunk.split(b"\n\n")[:-1]]
 
 
 def frame_data(frame: bytes) -> bytes | None:

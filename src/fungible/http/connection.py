@@ -113,11 +113,7 @@ class Connection(asyncio.Protocol):
             ended: Called once, after the last; `failure` says why, if it came too early.
         """
         self._take, self._ended = take, ended
-        if self._parts:
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._held = 0
-            self._hand_on(data)
+        self._hand_on()
         self.resume()
         if self.complete or self._failure is not None:
             self._end()
@@ -191,6 +187,8 @@ class Connection(asyncio.Protocol):
             self._fail(_cause(error))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(MalformedAnswerError(f"the answer is not HTTP/1.1: {error}"))
+        if self._parts and self._take is not None:
+            self._hand_on()
         if self._waiter is not None or self.complete or self._failure is not None:
             self._wake()
 
@@ -255,10 +253,9 @@ class Connection(asyncio.Protocol):
             return
         if self._decode is not None:
             data = self._decode(data)
-        if self._take is not None:
-            self._hand_on(data)
-            return
         self._parts.append(data)
+        if self._take is not None:
+            return
         self._held += len(data)
         if self._held > PAUSE_ABOVE:
             self.pause()
@@ -280,7 +277,11 @@ class Connection(asyncio.Protocol):
 
     # -- inside
 
-    def _hand_on(self, data: bytes) -> None:
+    def _hand_on(self) -> None:
+        """What one read holds is one piece, and one write for whoever passes it on."""
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._held = 0
         if self._take is not None and data:
             try:
                 self._take(data)

@@ -305,8 +305,12 @@ class Attempt:
             seen = self.seen.event(chunk)
             return chunk if seen is Seen.SHOW else self._kept_back(chunk, seen)
         shown: list[bytes] = []
-        observe, bridge, unchanged = self.seen.event, self._bridge, True
+        observe, again = self.seen.event, self.seen.again
+        bridge, unchanged = self._bridge, True
         for frame in split_frames(chunk):
+            if bridge is None and again(frame):
+                shown.append(frame)
+                continue
             try:
                 seen = observe(frame)
             except UpstreamError as error:
