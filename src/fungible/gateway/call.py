@@ -237,14 +237,16 @@ class Call:
         """Wait until the client has read enough."""
         await self.line.drained()
 
-    def start(self, status: int, headers: HeaderList) -> None:
-        """Send the head of an answer that comes in pieces."""
+    def start(self, status: int, headers: HeaderList, first: bytes = b"") -> None:
+        """Send the head of an answer that comes in pieces, and the first of them if it is here."""
         if self.chunked:
             headers.append((b"transfer-encoding", b"chunked"))
         else:
             self.keep_alive = False  # its end is the connection's
         head = self._head(status, headers)
         self.status = status
+        if first:
+            head += CHUNK % (len(first), first) if self.chunked else first
         self.line.send(head)
 
     def write(self, piece: bytes) -> bool:

@@ -115,7 +115,8 @@ class Inference:
             call.respond(200, headers, body)
             return
         headers += (_NO_CACHE, _PENDING)
-        call.start(200, headers)
+        answer.abandoned = call.gone
+        call.start(200, headers, answer.take_early())
         await self._stream(call, answer)
 
     async def _stream(self, call: Call, answer: Dispatched) -> None:

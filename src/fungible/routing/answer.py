@@ -61,6 +61,10 @@ class Dispatched:
         """Of the next event, where the stream's format numbers its events; else 0."""
         return self._attempt.number
 
+    def take_early(self) -> bytes:
+        """The events that are here already, for whoever will `push` the rest."""
+        return b"".join(self._early)
+
     async def pull(self) -> bytes:
         """The next piece of the body: events of a stream, or the whole. Empty after the end.
 
