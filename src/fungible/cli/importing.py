@@ -1,6 +1,6 @@
 """What every import command does around its own work: a spool to write to, a ledger at the end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +11,15 @@ from fungible.ledger.spool import SpoolWriter
 
 
 @contextmanager
-def importing(config: Config) -> Iterator[tuple[Access, SpoolWriter]]:
-    """The ledger, open once, and the spool of imports; what was written is in the ledger after."""
+def importing(
+    config: Config, then: Callable[[Access], object] | None = None
+) -> Iterator[tuple[Access, SpoolWriter]]:
+    """The ledger, open once, and the spool of imports; what was written is in the ledger after.
+
+    Args:
+        config: Says where both are.
+        then: What to ask the ledger when all of it is there.
+    """
     access = open_access(config)
     try:
         spool = SpoolWriter(config.spool_path(), "ingest", max_bytes=config.ledger.max_spool_bytes)
@@ -21,6 +28,8 @@ def importing(config: Config) -> Iterator[tuple[Access, SpoolWriter]]:
         finally:
             spool.close()
             access.refresh()
+        if then is not None:
+            then(access)
     finally:
         access.close()
 

@@ -1,6 +1,7 @@
 """`fungible ingest responses` and `traces`: what other gateways and tracers recorded of calls."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,6 +22,7 @@ from fungible.ingest.responses import Format, Outcome, read_responses
 from fungible.ingest.run import Done, Work, digest_of_file, files_of, is_binary, run_import
 from fungible.ingest.source import Item, items, messages
 from fungible.ingest.traces import read_traces
+from fungible.ledger.access import Access
 from fungible.ledger.spool import SpoolWriter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -127,8 +129,14 @@ def run_files(
     """
     paths = files_of(files)
     done: list[Done] = []
-    with importing(config) as (access, spool), stage_progress() as report:
-        work = msgspec.structs.replace(work, make_room=access.ship)
+    began_ns, own = time.time_ns(), list[int]()
+
+    def count(access: Access) -> None:
+        own.append(_own_calls(access, work.stream, done, began_ns))
+
+    with importing(config, count) as (access, spool), stage_progress() as report:
+        gateways = config.ingest.gateways
+        work = msgspec.structs.replace(work, gateways=gateways, make_room=access.ship)
         for path in paths:
             digest = _digest(path, work, options)
             if not again and digest and imported_before(access, work.stream, digest):
@@ -136,10 +144,22 @@ def run_files(
                 continue
             shown = msgspec.structs.replace(work, seen=_bar(path, report))
             done.append(_one(spool, path, digest, shown))
-    _print(done, as_json)
+    _print(done, sum(own), as_json)
     rows = sum(one.receipt.rows for one in done)
     if not rows and any(one.receipt.rejected for one in done):
         click.get_current_context().exit(InputError.exit_code)
+
+
+def _own_calls(access: Access, stream: str, done: Sequence[Done], since_ns: int) -> int:
+    """How many of the facts that were read are about attempts of our own gateway."""
+    read = [f"{one.receipt.source}:" for one in done if not one.known]
+    found = access.query(
+        "SELECT count() FROM own_call_facts FINAL WHERE stream = {stream:String}"
+        " AND at_ns >= {since:Int64}"
+        " AND arrayExists(name -> startsWith(source, name), {read:Array(String)})",
+        {"stream": stream, "since": since_ns, "read": read},
+    )
+    return int(found.rows[0][0])
 
 
 def _one(spool: SpoolWriter, path: Path, digest: str, work: Work) -> Done:
@@ -152,7 +172,7 @@ def _one(spool: SpoolWriter, path: Path, digest: str, work: Work) -> Done:
 def _digest(path: Path, work: Work, options: Sequence[str]) -> str:
     if str(path) == "-":
         return ""
-    return digest_of_file(path, work.stream, *options, *work.defaults.values())
+    return digest_of_file(path, work.stream, *options, *work.defaults.values(), *work.gateways)
 
 
 def _known_before(path: Path, work: Work) -> Done:
@@ -179,9 +199,9 @@ def _opened(path: Path) -> BinaryIO:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _print(done: Sequence[Done], as_json: bool) -> None:
+def _print(done: Sequence[Done], own: int, as_json: bool) -> None:
     if as_json:
-        print_json({"files": done})
+        print_json({"files": done, "own_calls": own})
         return
     for one in done:
         receipt = one.receipt
@@ -189,6 +209,8 @@ def _print(done: Sequence[Done], as_json: bool) -> None:
             click.echo(f"{receipt.source}: imported before; --again reads it once more")
             continue
         notes = [f"{receipt.rows} taken", f"{receipt.rejected} rejected", f"{one.skipped} skipped"]
+        if one.to_gateways:
+            notes.append(f"{one.to_gateways} left out as calls to our own gateway")
         if one.untimed:
             notes.append(f"{one.untimed} of them wait for a record that says when they were")
         click.echo(f"{receipt.source}: {', '.join(notes)}")
@@ -196,3 +218,5 @@ def _print(done: Sequence[Done], as_json: bool) -> None:
             click.echo(f"  {reason}", err=True)
         if len(receipt.reasons) > _SHOWN_REASONS:
             click.echo("  … the others are in the table `rejects`", err=True)
+    if own:
+        click.echo(f"{own} of them about calls of our own gateway, which are attempts already")

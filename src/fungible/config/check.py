@@ -64,6 +64,11 @@ def _check_ingest(where: str, ingest: IngestSettings) -> None:
                 f"{where}.attributes.{name}: there is no such field",
                 hint=f"it is one of {', '.join(ATTRIBUTED)}",
             )
+    for server in ingest.gateways:
+        if not server or "/" in server:
+            raise ConfigError(
+                f"{where}.gateways: {server!r} is no server", hint="give HOST or HOST:PORT"
+            )
     if ingest.token_hash and not re.fullmatch(r"[0-9a-f]{64}", ingest.token_hash):
         raise ConfigError(
             f"{where}.token_hash is not the SHA-256 of a token", hint="`fungible key new` makes one"

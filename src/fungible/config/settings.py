@@ -92,10 +92,13 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         attributes: Span attributes that say for whom a call was, by `customer`, `feature`,
             `owner`, `key` and `session`; they come before the usual ones.
         token_hash: SHA-256, hexadecimal, of a token that may send traces to control.
+        gateways: Where our own gateways are called, such as `llm.internal:8080`: what is
+            imported about calls to these servers is left out, for their attempts are recorded.
     """
 
     attributes: dict[str, list[str]] = {}
     token_hash: str = ""
+    gateways: list[str] = []
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

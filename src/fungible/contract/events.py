@@ -30,6 +30,8 @@ class AttemptEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record"
         usage_source: Provenance of the leaves, see `Usage.source`.
         output_hash: SHA-256 prefix (16 hex digits) of the answer's text, for pairing; or empty.
         output_chars: Length of the answer's text in characters; `None` when not observed.
+        response_id: The upstream's own id of its answer; empty where it gave none.
+        trace_id, span_id: Of the client's span, as its `traceparent` header named them; or empty.
     """
 
     attempt_id: str
@@ -73,6 +75,9 @@ class AttemptEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record"
     usage_source: str = "none"
     output_hash: str = ""
     output_chars: int | None = None
+    response_id: str = ""
+    trace_id: str = ""
+    span_id: str = ""
 
 
 class LeaseEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="lease"):

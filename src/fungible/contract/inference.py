@@ -52,6 +52,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         run_id: The eval, bench or migration run it belongs to, or empty.
         item_id: The suite item or trace row it belongs to, or empty.
         witness: Who is told of every attempt, such as the request's grant.
+        trace_id, span_id: Of the client's span (W3C Trace Context), or empty.
     """
 
     request_id: str
@@ -65,6 +66,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str = ""
     attempt_id: str = ""
     witness: Witness | None = None
+    trace_id: str = ""
+    span_id: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

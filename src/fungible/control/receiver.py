@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from fungible.config import Config
 from fungible.errors import AuthError, DiskError
+from fungible.ingest.gateways import is_gateway
 from fungible.ingest.intake import SAMPLE_CHARS, Intake
 from fungible.ingest.source import Item
 from fungible.ingest.traces import read_traces
@@ -39,6 +40,7 @@ class TraceReceiver:
 
     def __init__(self, config: Config, spool: SpoolWriter, token: str) -> None:
         self._attributes = config.ingest.attributes
+        self._gateways = config.ingest.gateways
         self._hashes = [config.ingest.token_hash, hashlib.sha256(token.encode()).hexdigest()]
         self._spool = spool
         self._busy = asyncio.Semaphore(MOST_AT_ONCE)
@@ -79,7 +81,7 @@ class TraceReceiver:
             if one.reason:
                 sample = one.sample[: 4 * SAMPLE_CHARS].decode("utf-8", "replace")
                 intake.reject(one.place, one.reason, sample)
-            elif one.fact is not None:
+            elif one.fact is not None and not is_gateway(one.fact.server, self._gateways):
                 intake.take(one.fact)
         intake.flush()
         receipt = intake.receipt()

@@ -6,6 +6,7 @@ import msgspec
 
 from fungible.config import Config
 from fungible.contract.inference import InferenceRequest
+from fungible.contract.trace_context import span_of
 from fungible.errors import ClientGoneError, FungibleError
 from fungible.gateway.auth import attribute, check_model
 from fungible.gateway.call import Call, HeaderList
@@ -65,6 +66,7 @@ class Inference:
         asked = endpoint.read(await call.body(self._max_body))
         table = self._routes.table
         check_model(call.key, asked.model, table.routes)
+        trace_id, span_id = span_of(call.header(b"traceparent"))
         request = InferenceRequest(
             request_id=call.request_id,
             model=asked.model,
@@ -72,6 +74,8 @@ class Inference:
             endpoint=endpoint.endpoint,
             stream=asked.stream,
             attribution=attribute(call.key_name, call.key, asked.body, call.own_headers()),
+            trace_id=trace_id,
+            span_id=span_id,
         )
         route = table.routes[asked.model]
         grant = await granted(self.limits.now, request, route)

@@ -96,6 +96,7 @@ _ASKED = {
     "x-fungible-customer": "The customer it is asked for.",
     "x-fungible-session": "The conversation it belongs to.",
     "x-fungible-tags": "More, as `name=value, …`.",
+    "traceparent": "The client's span (W3C Trace Context): kept on the attempts.",
 }
 _ANSWERED = {
     "x-fungible-backend": "The backend that answered.",

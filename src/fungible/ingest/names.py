@@ -5,7 +5,7 @@ OpenInference, OpenLLMetry's older names, vLLM's and Langfuse's. Of several name
 the first that a span has counts.
 """
 
-VERSION = 1
+VERSION = 2
 
 Names = tuple[str, ...]
 
@@ -39,7 +39,8 @@ TEXTS: dict[str, Names] = {
         "gen_ai.openai.request.service_tier",
     ),
     "error_code": ("error.type", "exception.type"),
-    "request_id": ("fungible.request_id",),
+    # vLLM's is made of the attempt's id, where the gateway asked it.
+    "request_id": ("fungible.request_id", "gen_ai.request.id"),
     "backend": ("fungible.backend",),
     "resource": ("fungible.resource", "k8s.pod.name", "azure.deployment.name"),
     "region": ("fungible.region", "cloud.region"),

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +12,7 @@ import msgspec
 
 from fungible.contract.streams import ResponseFact, SpanFact
 from fungible.errors import DiskError, InputError
+from fungible.ingest.gateways import is_gateway
 from fungible.ingest.intake import Intake, Receipt
 from fungible.ingest.responses import Outcome
 from fungible.ingest.source import Item, items
@@ -36,6 +37,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         read: The outcomes of one item of a source of this name.
         split: The items of a file; lines and documents of JSON unless it says otherwise.
         defaults: Fields of facts that state none, such as the backend.
+        gateways: Servers that are our own gateways; calls to them are left out.
         strict: End at the first record that is rejected.
         make_room: Called now and then: moves what is sealed out of the spool.
         seen: Is told how many bytes were read.
@@ -45,6 +47,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     read: Reader
     split: Callable[[BinaryIO, str, Callable[[bytes], object]], Iterator[Item]] = items
     defaults: dict[str, str] = {}
+    gateways: Sequence[str] = ()
     strict: bool = False
     make_room: Callable[[], object] = bool
     seen: Callable[[int], object] = bool
@@ -55,12 +58,14 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         skipped: Records that are no model calls.
+        to_gateways: Calls to our own gateways, left out.
         untimed: Rows taken that do not say when the call was; they wait for one that does.
         known: The same file was imported before, and nothing was read.
     """
 
     receipt: Receipt
     skipped: int = 0
+    to_gateways: int = 0
     untimed: int = 0
     known: bool = False
 
@@ -72,7 +77,7 @@ def run_import(spool: SpoolWriter, stream: BinaryIO, source: str, digest: str, w
         InputError: A record was rejected and `strict` asks for an end.
         DiskError: The spool cannot be written; run the import again.
     """
-    skipped = untimed = 0
+    skipped = untimed = to_gateways = 0
     hashed = hashlib.sha256()
 
     def seen(data: bytes) -> None:
@@ -92,6 +97,9 @@ def run_import(spool: SpoolWriter, stream: BinaryIO, source: str, digest: str, w
                 elif outcome.fact is None:
                     skipped += 1
                     continue
+                elif is_gateway(outcome.fact.server, work.gateways):
+                    to_gateways += 1
+                    continue
                 else:
                     fact = _with_defaults(outcome.fact, work.defaults)
                     untimed += not (fact.started_ns or fact.ended_ns)
@@ -103,7 +111,7 @@ def run_import(spool: SpoolWriter, stream: BinaryIO, source: str, digest: str, w
                     work.make_room()
         if not digest:
             intake.identify(hashed.hexdigest())
-    return Done(receipt=intake.receipt(), skipped=skipped, untimed=untimed)
+    return Done(receipt=intake.receipt(), skipped=skipped, to_gateways=to_gateways, untimed=untimed)
 
 
 @contextmanager

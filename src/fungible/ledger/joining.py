@@ -2,7 +2,8 @@
 
 Two facts are about the same attempt when they state the same response id; those without one
 are known by trace and span id, and belong to the response that a fact of that span states.
-A span whose model call was made by spans below it is their operation, not an attempt.
+A span whose model call was made by spans below it is their operation, not an attempt; and what
+is about a call of our own gateway is none either, because that is in the ledger already.
 """
 
 import hashlib
@@ -40,6 +41,23 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 # (resource, server, moment) -> place
 Locate = Callable[[str, str, int], Place]
+# Fact -> the attempt of our own that it is about, or ""
+Own = Callable[[Fact], str]
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """What facts come to.
+
+    Attributes:
+        rows: Rows of `imported_attempts`.
+        candidates: Every id that some key of the facts could have: rows under the others are
+            withdrawn.
+        own: Facts about attempts of our own, and which; none of `rows` is made of them.
+    """
+
+    rows: list[Row]
+    candidates: set[str]
+    own: list[tuple[Fact, str]]
 
 
 def keys_of(fact: Fact) -> list[Key]:
@@ -57,23 +75,22 @@ def attempt_id_of(key: Key) -> str:
     return f"imp_{_short(key)}"
 
 
-def join(facts: Sequence[Fact], locate: Locate) -> tuple[list[Row], set[str]]:
-    """Attempts of `facts`, which hold everything that shares a key or a parent with them.
-
-    Returns:
-        Rows of `imported_attempts`, and every id that some key of the facts could have: rows
-        under the others are withdrawn.
-    """
+def join(facts: Sequence[Fact], locate: Locate, own: Own) -> Joined:
+    """Attempts of `facts`, which hold everything that shares a key or a parent with them."""
     distinct = {(fact["is_span"], -fact["rank"], fact["digest"]): fact for fact in facts}
     groups = _grouped([distinct[name] for name in sorted(distinct)])
-    family = _Family(groups)
-    rows = []
+    ours = {key: name for key in groups if (name := _own_of(groups[key], own))}
+    family = _Family(groups, set(ours))
+    rows, known = [], []
     for key in sorted(groups):
-        if key in family.dropped or key in family.absorbed:
+        if key in family.absorbed or (key in family.dropped and key not in ours):
             continue
-        own = groups[key] + [one for below in family.absorbs[key] for one in groups[below]]
+        said = groups[key] + [one for below in family.absorbs[key] for one in groups[below]]
+        if key in ours:
+            known += [(fact, ours[key]) for fact in said]
+            continue
         above = [one for other in family.above(key) for one in groups[other]]
-        row = _attempt(key, own, above, locate)
+        row = _attempt(key, said, above, locate)
         if row is not None:
             top = family.top(key)
             if top is not None and not row["request_id"]:
@@ -81,7 +98,11 @@ def join(facts: Sequence[Fact], locate: Locate) -> tuple[list[Row], set[str]]:
             rows.append(row)
     _number(rows)
     candidates = {attempt_id_of(key) for fact in distinct.values() for key in keys_of(fact)}
-    return rows, candidates | {row["attempt_id"] for row in rows}
+    return Joined(rows, candidates | {row["attempt_id"] for row in rows}, known)
+
+
+def _own_of(facts: Sequence[Fact], own: Own) -> str:
+    return next((name for fact in facts if (name := own(fact))), "")
 
 
 def _short(key: Key) -> str:
@@ -114,13 +135,15 @@ class _Family:
         absorbed: All of those.
     """
 
-    def __init__(self, groups: Mapping[Key, list[Fact]]) -> None:
+    def __init__(self, groups: Mapping[Key, list[Fact]], ours: set[Key]) -> None:
         self._parents = _parents(groups)
         below: dict[Key, set[Key]] = defaultdict(set)
         for key in self._parents:
             for other in self.above(key):
                 below[other].add(key)
+        # What a call of our own used is in the ledger, whether or not the facts state it.
         used = {key for key, facts in groups.items() if any(fact["rank"] > 0 for fact in facts)}
+        used |= ours
         self.dropped: set[Key] = set()
         self.absorbs: dict[Key, list[Key]] = defaultdict(list)
         self.absorbed: set[Key] = set()

@@ -1,8 +1,9 @@
 """Keeps `imported_attempts` up to date with the facts that arrived: responses, spans, machines.
 
 `stitch` is called by the process that owns the ledger, before pricing. It looks at facts that
-were ingested since the last call and at those that share a key with them, so the result
-depends on the set of facts alone, not on their order. A row is appended only where it says
+were ingested since the last call and at those that share a key with them, and at facts about
+attempts of our own that came since, so the result depends on the set of facts and attempts
+alone, not on their order. A row is appended only where it says
 something new, so a call that a crash cut short is made good by the next.
 """
 
@@ -15,13 +16,14 @@ import msgspec
 from fungible.contract.streams import Observed
 from fungible.ledger.joining import Fact, Row, attempt_id_of, join, keys_of
 from fungible.ledger.moved import CALLS, calls_to_look_at, newest_observation
+from fungible.ledger.own_calls import LOOKUP_KEYS, facts_of_new, own_calls
 from fungible.ledger.store import EVERYTHING, Store
 from fungible.ledger.whereabouts import load_whereabouts
 
 CHUNK_FACTS = 20_000
-LOOKUP_KEYS = 20_000
 _BACK_NS = 600_000_000_000  # how far to look again when the clock went back
-_UNUSED = ("source", "stated_cost", "stated_currency")
+_UNUSED = ("stated_cost", "stated_currency")
+_LINKED = ("digest", "source", "response_id", "trace_id", "span_id")
 _COLUMNS = [name for name in Observed.__struct_fields__ if name not in _UNUSED]
 _SELECT = {
     "responses": f"SELECT {', '.join(_COLUMNS)}, '' AS parent_span_id FROM responses",  # noqa: S608
@@ -37,6 +39,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int = 0
     facts_ns: int = 0
     infra_ns: int = 0
+    attempts_ns: int = 0
 
 
 def stitch(store: Store, now_ns: int) -> int:
@@ -48,10 +51,19 @@ def stitch(store: Store, now_ns: int) -> int:
     """
     last = _progress(store)
     appended = 0
-    for span in _chunks(store, _since(last.facts_ns, now_ns)):
+    if not last.facts_ns:
+        # Whatever facts come first are compared with all attempts there are.
+        last = msgspec.structs.replace(last, attempts_ns=_newest_attempt(store))
+    for span in _chunks(store, ("responses", "spans"), _since(last.facts_ns, now_ns)):
         appended += _Batch(store).run(*_fresh(*span), max(now_ns, last.at_ns + 1))
         last = _note(store, last, facts_ns=max(last.facts_ns, span[1]))
         now_ns = time.time_ns()
+    if last.facts_ns:
+        for span in _chunks(store, ("attempt_events",), _since(last.attempts_ns, now_ns)):
+            if about := facts_of_new(store, *span):
+                appended += _Batch(store).run(*about, max(now_ns, last.at_ns + 1))
+            last = _note(store, last, attempts_ns=max(last.attempts_ns, span[1]))
+            now_ns = time.time_ns()
     since = _since(last.infra_ns, now_ns)
     if newest := newest_observation(store, since):
         for part in _pieces(store, calls_to_look_at(store, since)):
@@ -77,12 +89,15 @@ def _since(seen_ns: int, now_ns: int) -> int:
     return seen_ns if seen_ns <= now_ns else min(seen_ns, now_ns - _BACK_NS)
 
 
-def _chunks(store: Store, since_ns: int) -> Iterator[tuple[int, int]]:
-    """Moments `(after, until]` with about `CHUNK_FACTS` new facts each."""
-    new = "ingested_ns > {since:Int64}"
+def _newest_attempt(store: Store) -> int:
+    return int(store.query("SELECT max(ingested_ns) FROM attempt_events").rows[0][0])
+
+
+def _chunks(store: Store, tables: Sequence[str], since_ns: int) -> Iterator[tuple[int, int]]:
+    """Moments `(after, until]` with about `CHUNK_FACTS` new rows of these tables each."""
+    counted = [_COUNTED.format(table, "ingested_ns > {since:Int64}") for table in tables]
     rows = store.query(
-        "SELECT ingested_ns, sum(n) FROM"  # noqa: S608
-        f" ({_COUNTED.format('responses', new)} UNION ALL {_COUNTED.format('spans', new)})"
+        f"SELECT ingested_ns, sum(n) FROM ({' UNION ALL '.join(counted)})"  # noqa: S608
         " GROUP BY ingested_ns ORDER BY ingested_ns",
         {"since": since_ns},
         max_rows=EVERYTHING,
@@ -116,11 +131,22 @@ class _Batch:
         while fresh:
             fresh = self._take(self._neighbours(fresh))
         facts = list(self._facts.values())
-        rows, candidates = join(facts, self._whereabouts(facts))
+        joined = join(facts, self._whereabouts(facts), own_calls(self._store, facts))
         before = self._rows(f"attempt_id IN ({_own_ids(condition)})", params)
         asked = {attempt_id_of(key) for fact in first for key in keys_of(fact)}
-        before |= self._known(candidates - asked)
-        return self._append(rows, before, at_ns)
+        before |= self._known(joined.candidates - asked)
+        self._link(joined.own, at_ns)
+        return self._append(joined.rows, before, at_ns)
+
+    def _link(self, own: Sequence[tuple[Fact, str]], at_ns: int) -> None:
+        """Say which facts made no attempt, because they are about one of ours."""
+        rows = [
+            {name: fact[name] for name in _LINKED}
+            | {"stream": "traces" if fact["is_span"] else "responses"}
+            | {"attempt_id": attempt_id, "at_ns": at_ns}
+            for fact, attempt_id in own
+        ]
+        self._store.insert_rows("own_call_facts", rows)
 
     def _take(self, found: Iterator[Fact]) -> list[Fact]:
         """Those that are new here."""

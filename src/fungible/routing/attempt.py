@@ -403,6 +403,9 @@ class Attempt:
             usage_source=usage.source,
             output_hash=seen.output_hash,
             output_chars=seen.chars if answered else None,
+            response_id=seen.response_id,
+            trace_id=request.trace_id,
+            span_id=request.span_id,
         )
 
     def _usage(self) -> Usage:

@@ -31,6 +31,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Answer(msgspec.Struct, gc=False):
+    id: Any = None
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None

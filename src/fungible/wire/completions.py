@@ -14,6 +14,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    id: Any = None
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None

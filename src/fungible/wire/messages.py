@@ -23,6 +23,7 @@ class _Block(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
+    id: Any = None
     usage: Any = None
 
 
@@ -40,6 +41,7 @@ class _Event(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
+    id: Any = None
     type: Any = None
     content: list[_Block] | None = None
     stop_reason: Any = None
@@ -101,6 +103,7 @@ class MessageObserver(Observer):
         message = _read_message.whole(body)
         if message.error is not None or message.content is None:
             raise no_answer(message.error)
+        self.named(message.id)
         for block in message.content:
             self._block(block)
         self.begun = True
@@ -109,6 +112,7 @@ class MessageObserver(Observer):
 
     def _take(self, event: _Event) -> None:
         if event.message is not None:
+            self.named(event.message.id)
             self._count(event.message.usage, final=False)
         if event.content_block is not None:
             self._block(event.content_block)

@@ -14,6 +14,7 @@ from fungible.errors import StreamBrokenError, UpstreamConnectError
 _Answer = TypeVar("_Answer")
 # Pieces of a text that wait to be hashed: one call for many costs less, and few are kept.
 HASHED_AT_ONCE, LONG = 32, 4096
+_LONGEST_ID = 200
 
 
 class Seen(enum.Enum):
@@ -32,6 +33,7 @@ class Observer:
             ns since the epoch; `None` until then, and for an answer that came in one piece.
         usage: As reported by the backend; its source is `none` until it reports.
         finish_reason: As reported; empty until then.
+        response_id: What the upstream calls its answer; empty where it gives it no id.
         begun: Whether there is anything to show to a client.
         number: The number of the next event, where a format numbers its events.
     """
@@ -40,6 +42,7 @@ class Observer:
         self.first_token_ns: int | None = None
         self.usage = Usage()
         self.finish_reason = ""
+        self.response_id = ""
         self.begun = False
         self.number = 0
         self._hash = hashlib.sha256()
@@ -84,6 +87,11 @@ class Observer:
         self._pieces += len(self._unhashed)
         self._hash.update(text.encode("utf-8", "surrogatepass"))
         self._unhashed.clear()
+
+    def named(self, name: object) -> None:
+        """Keep the answer's id: the first that is one."""
+        if not self.response_id and isinstance(name, str):
+            self.response_id = name[:_LONGEST_ID]
 
     def stamp(self) -> None:
         """Note when the first token came, once there is one."""

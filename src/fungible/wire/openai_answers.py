@@ -16,6 +16,7 @@ class Answer(Protocol):
         """Of the format's own kind."""
         ...
 
+    id: Any
     usage: Any
     error: Any
 
@@ -55,6 +56,7 @@ class ChoicesObserver(Observer):
                 self.finish_reason = str(choice.finish_reason)
                 self.begun = True
         if self.first_token_ns is None:
+            self.named(answer.id)
             self.stamp()
         if usage is None:  # nearly always
             return False
@@ -70,6 +72,7 @@ class ChoicesObserver(Observer):
         answer = self.reader.whole(body)
         if answer.error is not None or not answer.choices:
             raise no_answer(answer.error)
+        self.named(answer.id)
         for choice in answer.choices:
             self.said(choice)
             if choice.finish_reason:

@@ -28,6 +28,7 @@ class _Details(msgspec.Struct):
 
 
 class _Response(msgspec.Struct):
+    id: Any = None
     status: Any = None
     output: list[_Item] | None = None
     usage: Any = None
@@ -78,6 +79,8 @@ class ResponseObserver(Observer):
             return Seen.SHOW
         if event.type == "error" or (event.type is None and event.error is not None):
             raise broke_off(event.error or event.message)
+        if event.response is not None:
+            self.named(event.response.id)
         if event.type in _ENDS or event.type == "response.failed":
             return self._end(event)
         if event.type in _SAID and isinstance(event.delta, str):
@@ -126,6 +129,7 @@ class ResponseObserver(Observer):
                 self.text(part)
 
     def _close(self, response: _Response) -> None:
+        self.named(response.id)
         details = response.incomplete_details
         self.finish_reason = str((details and details.reason) or response.status or "")
         self.begun = True

@@ -55,11 +55,14 @@ def thought_of(part: dict[str, Any]) -> str:
     return text_of(part.get("reasoning_content") or part.get("reasoning"))
 
 
-def message(answer: dict[str, Any], model: str, stops: list[str], *, thinking: bool) -> bytes:
+def message(
+    answer: dict[str, Any], name: str, model: str, stops: list[str], *, thinking: bool
+) -> bytes:
     """The message.
 
     Args:
         answer: The completion, decoded.
+        name: What the message is called.
         model: Its name where the backend gave none.
         stops: The request's stop sequences.
         thinking: Whether the client asked to see reasoning.
@@ -78,7 +81,7 @@ def message(answer: dict[str, Any], model: str, stops: list[str], *, thinking: b
     cut = choice.get("finish_reason") == "length"
     content += [_tool_use(call, cut=cut) for call in calls]
     body = {
-        "id": f"msg_{answer.get('id') or new_id()}",
+        "id": name,
         "type": "message",
         "role": "assistant",
         "model": answer.get("model") or model,

@@ -28,6 +28,7 @@ class MessagesOnChat:
     def __init__(self, request: InferenceRequest) -> None:
         body = request.body
         self._model = request.model
+        self._name = f"msg_{request.request_id}"
         self._stops: list[str] = body.get("stop_sequences") or []
         self._thinking = (body.get("thinking") or {}).get("type", "disabled") != "disabled"
         self.dropped: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class MessagesOnChat:
     def whole(self, body: bytes) -> bytes:
         """A completion as a message."""
         answer = msgspec.json.decode(body, type=dict[str, Any])
-        return message(answer, self._model, self._stops, thinking=self._thinking)
+        return message(answer, self._name, self._model, self._stops, thinking=self._thinking)
 
     def event(self, frame: bytes) -> bytes:
         """One chunk as events; `[DONE]` as `message_delta` and `message_stop`."""
@@ -71,7 +72,7 @@ class MessagesOnChat:
             return
         self._started = True
         head: dict[str, Any] = {
-            "id": f"msg_{chunk.get('id') or new_id()}",
+            "id": self._name,
             "type": "message",
             "role": "assistant",
             "model": chunk.get("model") or self._model,

@@ -22,7 +22,7 @@ class ResponsesOnChat:
 
     def __init__(self, request: InferenceRequest) -> None:
         self.dropped: tuple[str, ...] = ()
-        self._stream = ResponseStream(request.body, request.model)
+        self._stream = ResponseStream(request.body, request.model, f"resp_{request.request_id}")
         self._call = -1  # chat's number of the newest call
         self._finish = "stop"
         self._usage: object = None

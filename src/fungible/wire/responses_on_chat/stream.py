@@ -38,15 +38,16 @@ class ResponseStream:
     Args:
         asked: The client's request, of which a response repeats some fields.
         model: The name that the client asked for.
+        name: What the response is called.
 
     Attributes:
         sequence: The number of the next event.
     """
 
-    def __init__(self, asked: dict[str, Any], model: str) -> None:
+    def __init__(self, asked: dict[str, Any], model: str, name: str) -> None:
         echo = {name: asked[name] for name in _ECHOED if asked.get(name) is not None}
         self._head: Item = {
-            "id": new_id("resp_"),
+            "id": name,
             "object": "response",
             "created_at": int(time.time()),
             "model": model,
