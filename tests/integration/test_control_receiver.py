@@ -1,5 +1,6 @@
 """Traces sent to a running control process, as a collector sends them."""
 
+import fcntl
 import gzip
 import hashlib
 import http.client
@@ -15,7 +16,9 @@ import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from fungible.config import IngestSettings
+from fungible.config import IngestSettings, LedgerSettings
+from fungible.config.check import LEAST_SPOOL_BYTES
+from fungible.ledger.room import held_bytes
 from support.control_setup import config_in, write_config
 from support.otlp import binary, request, span
 from support.processes import FUNGIBLE, Server, ask
@@ -38,6 +41,13 @@ class Receiver:
         self.token = (home / "run" / "control.token").read_text()
 
     def send(self, data: bytes, kind: str, token: str = "", **headers: str) -> tuple[int, bytes]:
+        status, body, _ = self.exchange(data, kind, token, **headers)
+        return status, body
+
+    def exchange(
+        self, data: bytes, kind: str, token: str = "", **headers: str
+    ) -> tuple[int, bytes, str]:
+        """Status, body and `retry-after` of one request."""
         where = urlsplit(self.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port or 0, timeout=30)
         given = {"content-type": kind, "authorization": f"Bearer {token or self.token}"} | headers
@@ -45,7 +55,7 @@ class Receiver:
             connection.request("POST", "/v1/traces", data, given)
             answer = connection.getresponse()
             assert answer.getheader("content-type") == kind or answer.status == 415
-            return answer.status, answer.read()
+            return answer.status, answer.read(), answer.getheader("retry-after", "")
         finally:
             connection.close()
 
@@ -123,3 +133,50 @@ def test_files_go_through_a_running_control_and_are_there_on_return(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert receiver.ask("SELECT count() FROM attempts WHERE response_id = 'filed'") == [[1]]
+
+
+def test_a_full_spool_refuses_keeps_what_it_took_and_recovers(tmp_path: Path) -> None:
+    ledger = LedgerSettings(max_spool_bytes=LEAST_SPOOL_BYTES)
+    config = msgspec.structs.replace(config_in(tmp_path), ledger=ledger)
+
+    def batch(number: int) -> bytes:
+        attributes = CALL | {"tenant": "x" * 500}
+        return binary(
+            request(
+                *(
+                    span(
+                        attributes | {"gen_ai.response.id": f"r{number}-{at}"},
+                        spanId=f"{number * 1000 + at + 1:016x}",
+                    )
+                    for at in range(200)
+                )
+            )
+        )
+
+    with Server("control", "serve", "--config", str(write_config(config))) as server:
+        receiver = Receiver(tmp_path, server.url)
+        taken, refused = 0, 0
+        with (config.spool_path() / "ship.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever holds it ships: control can't meanwhile
+            while not refused:
+                status, body, wait_s = receiver.exchange(batch(taken), "application/x-protobuf")
+                if status == 503:
+                    refused += 1
+                else:
+                    assert (status, body) == (200, b"")
+                    taken += 1
+                assert taken < 100, "the bound is never reached"
+            assert taken > 1
+            assert int(wait_s) > 0
+            assert b"bytes wait to be shipped" in body
+            assert receiver.send(batch(taken), "application/x-protobuf")[0] == 503
+            assert held_bytes(config.spool_path()) <= LEAST_SPOOL_BYTES
+            health = ask(server.url, "GET", "/health", token=receiver.token)
+            assert health[0] == 200
+        until = time.monotonic() + 30
+        while receiver.send(batch(taken), "application/x-protobuf")[0] != 200:
+            assert time.monotonic() < until, "there is room again, and nothing is taken"
+            time.sleep(0.2)
+        number = 200 * (taken + 1)
+        receiver.await_rows("SELECT count(), uniq(response_id) FROM attempts", [[number, number]])
+        assert receiver.ask("SELECT count() FROM rejects") == [[0]]

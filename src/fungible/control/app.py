@@ -65,8 +65,8 @@ class Control:
             Loop("reprice", REPRICE_S, self.reprice),
             Loop("migrate", MIGRATE_S, self.migrate),
         ]
-        receiver = TraceReceiver(config, self._spool, token)
-        self.routes: list[BaseRoute] = [*api_routes(self, token), *receiver.routes]
+        self._receiver = TraceReceiver(config, token)
+        self.routes: list[BaseRoute] = [*api_routes(self, token), *self._receiver.routes]
 
     def ship(self) -> int:
         """Move sealed segments into the ledger."""
@@ -146,6 +146,7 @@ class Control:
             self.publish()
             self.collect_steps()
         finally:
+            self._receiver.close()
             self._spool.close()
             self.state.close()
         self.ship()

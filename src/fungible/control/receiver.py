@@ -33,18 +33,23 @@ class TraceReceiver:
     """Takes spans for one control process.
 
     Args:
-        config: Says which attributes name a customer, and who may send.
-        spool: Where facts go.
+        config: Says which attributes name a customer, who may send, and how much may wait.
         token: Control's own, which is always good.
     """
 
-    def __init__(self, config: Config, spool: SpoolWriter, token: str) -> None:
+    def __init__(self, config: Config, token: str) -> None:
         self._attributes = config.ingest.attributes
         self._gateways = config.ingest.gateways
         self._hashes = [config.ingest.token_hash, hashlib.sha256(token.encode()).hexdigest()]
-        self._spool = spool
+        # A writer of its own: what strangers send is bounded, control's own rows are not.
+        bound = config.ledger.max_spool_bytes
+        self._spool = SpoolWriter(config.spool_path(), SOURCE, max_bytes=bound)
         self._busy = asyncio.Semaphore(MOST_AT_ONCE)
         self.routes: list[BaseRoute] = [Route("/v1/traces", self._traces, methods=["POST"])]
+
+    def close(self) -> None:
+        """Seal what was taken; nothing can be taken afterwards."""
+        self._spool.close()
 
     async def _traces(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
