@@ -17,13 +17,14 @@ import pytest
 
 from fungible.config import Config, load_config
 from fungible.contract.events import AttemptEvent, EvalItemEvent, Record
-from fungible.contract.streams import InvoiceFact
+from fungible.contract.streams import InvoiceFact, RateFact
 from fungible.dashboard.live import read_snapshot
 from fungible.dashboard.snapshot import Snapshot
 from fungible.ledger.access import open_access
 from fungible.ledger.known_prices import book_as_known, rates_as_known
 from fungible.ledger.prices import FOREVER
 from fungible.ledger.queries import DIMENSIONS, CostReport, cost_report, net_cost
+from fungible.ledger.rates import day_of
 from fungible.ledger.reconcile import Reconciliation, reconcile
 from fungible.ledger.store import Store, open_store
 from fungible.warehouse.environment import OWN_DBT, find_dbt, find_project
@@ -138,6 +139,60 @@ def invoice(now: int) -> list[Record]:
     ]
 
 
+def foreign(now: int) -> list[Record]:
+    """A bill in euros, and others by a cross rate, a reciprocal and no rate that is recent enough.
+
+    Two lines of one SKU and period are converted together, and ties are rounded to even.
+    """
+    day = (now - LATE) // DAY * DAY
+    lines = [
+        ("1", "out_visible", "usage", "0.00001", "EUR"),
+        ("2", "out_visible", "usage", "0.000000000000000001", "EUR"),
+        ("3", "ocr", "usage", "0.000000000000000003", "EUR"),
+        ("4", "", "credit", "-0.000000000000000005", "EUR"),
+        ("5", "gpu", "usage", "1234567.891234567891234567", "JPY"),
+        ("6", "rack", "usage", "99.999999999999999999", "CHF"),
+        ("7", "old", "usage", "7", "SEK"),
+    ]
+    bills = [
+        InvoiceFact(
+            issuer="int4-eu",
+            invoice="2026-10" if line == "6" else "2026-10-31" if line == "5" else "inv-eu",
+            line=line,
+            digest="a",
+            source="test",
+            known_ns=1,
+            category=category,  # type: ignore[arg-type]
+            sku=sku,
+            start_ns=day + 3600 * S,
+            end_ns=day + DAY,
+            billed=Decimal(billed),
+            currency=currency,
+        )
+        for line, sku, category, billed, currency in lines
+    ]
+    rates = [
+        ("EUR", "USD", 3, "1.5", 1),
+        ("EUR", "USD", 9, "3", 1),  # too old, and not the newest
+        ("EUR", "JPY", 0, "162.123456789123456789", 1),
+        ("USD", "JPY", 8, "100", 1),  # a day too old: it goes through the euro
+        ("USD", "CHF", 7, "0.9", 2),
+        ("USD", "CHF", 7, "0.8", 1),  # known before, and corrected since
+        ("USD", "SEK", 8, "9.5", 1),
+    ]
+    return bills + [
+        RateFact(
+            base=base,
+            quote=quote,
+            day=day_of(day - age * DAY),
+            rate=Decimal(rate),
+            known_ns=known,
+            source="test",
+        )
+        for base, quote, age, rate, known in rates
+    ]
+
+
 def late(now: int) -> list[AttemptEvent]:
     """Attempts from before the page's day that arrive now, of nobody's; one has no price."""
     at = now - LATE
@@ -201,7 +256,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(dbt: str, home: Path) -> Seen:
     now = time.time_ns()
-    change(home, [*loop(now), *evals(now), *late(now), *invoice(now)])
+    change(home, [*loop(now), *evals(now), *late(now), *invoice(now), *foreign(now)])
     # The models' unit tests do not depend on what the ledger holds: they run on the empty one.
     return look(home, now, build(dbt, home, "--exclude", "test_type:unit"))
 
@@ -262,10 +317,16 @@ def test_percentiles_and_net_cost_are_the_ledgers(seen: Seen) -> None:
 
 
 def test_the_reconciliation_is_the_ledgers(seen: Seen) -> None:
-    """Tokens and a tax that were billed, hours that were not; a line sent twice counts later."""
+    """Tokens and a tax that were billed, hours that were not; a line sent twice counts later.
+
+    In one currency, to the last digit. What no rate converts stays in its own, beside it.
+    """
+    reported = [
+        row for row in seen.marts["reconciliation"] if row["currency"] == seen.reconciled.currency
+    ]
     mart = {
         (row["issuer"], row["sku"], str(row["day"]), row["days"]): row
-        for row in seen.marts["reconciliation"]
+        for row in reported
         if row["category"] == "usage"
     }
     theirs = {(row.issuer, row.sku, str(row.day), row.days): row for row in seen.reconciled.rows}
@@ -279,11 +340,25 @@ def test_the_reconciliation_is_the_ledgers(seen: Seen) -> None:
             row.priced,
             row.unexplained,
         )
-    gaps = [row for row in seen.marts["reconciliation"] if row["category"] != "usage"]
+    gaps = [row for row in reported if row["category"] != "usage"]
     assert [(row["category"], row["billed"]) for row in gaps] == [
         (gap.kind, gap.amount) for gap in seen.reconciled.gaps
     ]
-    assert {row["state"] for row in mart.values()} == {"estimated", "invoiced", "restated"}
+    assert {row["state"] for row in mart.values()} == {
+        "estimated",
+        "provisional",
+        "invoiced",
+        "restated",
+    }
+    euros = {sku: row["billed"] for (issuer, sku, *_), row in mart.items() if issuer == "int4-eu"}
+    assert euros["out_visible"] == Decimal("0.000015000000000002")  # 1.5 units, to even
+    assert euros["ocr"] == Decimal("0.000000000000000004")
+    assert euros["rack"] == Decimal("111.111111111111111110")
+    assert euros.keys() == {"out_visible", "ocr", "gpu", "rack"}
+    (left,) = [row for row in seen.marts["reconciliation"] if row not in reported]
+    assert (left["sku"], left["currency"], left["billed"]) == ("old", "SEK", Decimal(7))
+    (problem,) = seen.reconciled.problems
+    assert "no exchange rate from SEK to USD" in problem
 
 
 def test_unpriced_and_unattributed_are_rows(seen: Seen) -> None:

@@ -22,7 +22,7 @@ from fungible.warehouse.build import PASSED, Built, Job, Node
 from fungible.warehouse.build import build as run_build
 from fungible.warehouse.environment import find_dbt, find_project, project_digest
 from fungible.warehouse.target import ENDPOINT_TOKEN, open_target
-from fungible.warehouse.variables import encoded, hourly_prices, variables_of
+from fungible.warehouse.variables import encoded, of_price_book, variables_of
 
 
 @click.command()
@@ -72,7 +72,7 @@ def build(
         options.append("--full-refresh")
     dbt = find_dbt(folder, project, lambda text: click.echo(text, err=True))
     with open_target(config, _written(config, folder)) as where, stage_progress() as report:
-        known = {"hourly_prices": hourly_prices(config, where)} | given
+        known = of_price_book(config, where) | given
         job = Job(
             dbt=dbt,
             project=project,

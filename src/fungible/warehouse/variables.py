@@ -1,7 +1,7 @@
 """dbt's variables: what the user gave, and what only the price book knows."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ import yaml
 from fungible.config import Config
 from fungible.errors import InputError
 from fungible.ledger.known_prices import book_as_known
-from fungible.ledger.prices import FOREVER
+from fungible.ledger.prices import FOREVER, PriceBook
 from fungible.ledger.rates import day_of
 from fungible.ledger.store import Store, open_store
 from fungible.warehouse.target import Target
@@ -34,14 +34,19 @@ def variables_of(text: str) -> dict[str, object]:
     return {str(name): value for name, value in found.items()}
 
 
-def hourly_prices(config: Config, target: Target) -> list[dict[str, str]]:
+def of_price_book(config: Config, target: Target) -> dict[str, object]:
+    """`currency`, in which amounts are reported, and `hourly_prices`."""
+    with _store(target) as store:
+        book = book_as_known(config, store)
+        leased = store.query("SELECT DISTINCT backend FROM leases ORDER BY backend").rows
+    return {"currency": book.currency, "hourly_prices": _hourly_prices(book, leased)}
+
+
+def _hourly_prices(book: PriceBook, leased: Iterable[Sequence[str]]) -> list[dict[str, str]]:
     """Who bills each backend's hours, and as which SKU, from day to day (UTC, inclusive).
 
     A day on which the price changes belongs to the earlier one, as in `cost reconcile`.
     """
-    with _store(target) as store:
-        book = book_as_known(config, store)
-        leased = store.query("SELECT DISTINCT backend FROM leases ORDER BY backend").rows
     found = []
     for (backend,) in leased:
         for row in book.hourly(backend):
