@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fungible.artifacts.program import load_program
 from fungible.contract.target import parse_target
 from fungible.engine.runtimes.registry import open_runtime
-from fungible.errors import EngineError, InputError, UnavailableError
+from fungible.engine.runtimes.xla_shapes import StepShape
+from fungible.errors import EngineError, InputError, MissingExtraError, UnavailableError
 from support.runtimes import expected, installed, open_or_skip, some_tokens
 from support.tiny_model import build_tiny_artifact
 
@@ -115,6 +117,25 @@ def test_a_store_that_cannot_be_written_still_runs(artifact: Path, tmp_path: Pat
         runtime.prefill(0, some_tokens(3)), expected(some_tokens(3))[-1], atol=1e-4
     )
     runtime.close()
+
+
+@pytest.mark.parametrize(
+    "target", ["iree:cuda:sm_90", "iree:rocm:gfx942", "iree:vulkan:ampere", "iree:metal"]
+)
+def test_modules_are_compiled_for_devices_that_are_not_here(
+    artifact: Path, target: str, tmp_path: Path
+) -> None:
+    from fungible.engine.runtimes.iree_modules import ForkSize, ModuleStore  # noqa: PLC0415  # IREE
+
+    folder, sizes = artifact / "f32", {"N": SIZES["slots"] + 1, "C": SIZES["context"]}
+    store = ModuleStore(folder, load_program(folder), parse_target(target), sizes, tmp_path)
+    try:
+        for size in (StepShape(1, 1, 16), StepShape(1, 8, 16), ForkSize(16)):
+            assert store.compile(size).stat().st_size > 0
+    except MissingExtraError as error:
+        pytest.skip(f"{error} ({error.hint})")
+    finally:
+        store.close()
 
 
 @pytest.mark.parametrize(

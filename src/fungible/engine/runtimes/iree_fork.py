@@ -32,7 +32,9 @@ def fork_program(program: Program, sizes: Mapping[str, int], window: int) -> byt
         lines += [
             f"%p{index} = stablehlo.dynamic_slice %c{index}, %source, %zero, %zero, %zero, "
             f"sizes = [{numbers}] : {starts}",
-            f"%n{index} = stablehlo.dynamic_update_slice %c{index}, %p{index}, %slot, %zero, "
+            # Without it IREE makes one copy of the two, which it cannot translate for GPUs.
+            f"%q{index} = stablehlo.optimization_barrier %p{index} : {piece}",
+            f"%n{index} = stablehlo.dynamic_update_slice %c{index}, %q{index}, %slot, %zero, "
             f"%zero, %zero : {updates}",
         ]
     body = "\n    ".join(lines)
