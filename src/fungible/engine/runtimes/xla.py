@@ -88,7 +88,6 @@ class XLARuntime:
         zeros = zero_caches(caches, {"N": slots, "C": context}, device)
         self._keys, self._values = zeros[: program.layers], zeros[program.layers :]
         self._device = device
-        self._windows: dict[int, jax.Array] = {}
         state = (self._weights, self._keys, self._values)
         self._compiler = StepCompiler(load_exported(steps, program), state, device)
         self._compiler.start(self._plan.first(), self._plan.all())
@@ -185,11 +184,14 @@ class XLARuntime:
         """Empty a slot."""
         self.truncate(slot, 0)
 
+    def wait_until_compiled(self) -> None:
+        """Return when every step size is compiled, so that what is measured next is only steps."""
+        self._compiler.wait()
+
     def close(self) -> None:
         """Free memory and stop compiling; the runtime is not used afterwards."""
         self._compiler.close()
         self._weights, self._keys, self._values = (), (), ()
-        self._windows.clear()
 
     def _step(self, shape: StepShape, slots: Sequence[int], tokens: NDArray[np.int64]) -> Any:  # noqa: ANN401
         """Run one step; `tokens (len(slots), at most shape.length)` are padded to the shape.
@@ -200,29 +202,20 @@ class XLARuntime:
         step, shape = self._compiler.get(shape)
         others = (slot for slot in range(self.limits.slots) if slot not in slots)
         rows = [*slots, *(next(others) for _ in range(shape.rows - len(slots)))]
-        padded = np.zeros((shape.rows, shape.length), np.int32)
-        padded[: tokens.shape[0], : tokens.shape[1]] = tokens
-        starts = np.array([self._lengths[slot] for slot in rows], np.int32)
-        counts = np.full(shape.rows, tokens.shape[1], np.int32)
-        inputs = (padded, np.array(rows, np.int32), starts, counts)
+        inputs = np.zeros((shape.rows, shape.length + 3), np.int32)
+        inputs[: tokens.shape[0], : tokens.shape[1]] = tokens
+        inputs[:, -3] = rows
+        inputs[:, -2] = [self._lengths[slot] for slot in rows]
+        inputs[:, -1] = tokens.shape[1]
         try:
             logits, self._keys, self._values = step(
-                self._weights,
-                self._keys,
-                self._values,
-                *jax.device_put(inputs, self._device),
-                self._window(shape.window),
+                self._weights, self._keys, self._values, jax.device_put(inputs, self._device)
             )
+            # Under way to this side while it does something else.
+            logits.copy_to_host_async()
         except jax.errors.JaxRuntimeError as error:
             raise EngineError(f"XLA failed in a step of {shape}: {error}") from error
         return logits
-
-    def _window(self, size: int) -> jax.Array:
-        """The positions 0 … size-1 on the device."""
-        if size not in self._windows:
-            window = np.arange(size, dtype=np.int32)
-            self._windows[size] = jax.device_put(window, self._device)
-        return self._windows[size]
 
 
 def _find_program(artifact: Path, variant: str, target: Target) -> Program:

@@ -14,8 +14,12 @@ from jax import export
 from fungible.engine.runtimes.xla_shapes import StepShape
 from fungible.errors import EngineError
 
+# Called with weights, keys, values and the inputs, one int32 array `(rows, length + 3)`: the
+# tokens of each row, its slot, the position of its first token, and how many tokens count.
+# One array, because each is a transfer of its own to the device.
 CompiledStep = Callable[..., Any]
-State = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], tuple[jax.Array, ...]]
+Arrays = tuple[jax.Array, ...]
+State = tuple[Arrays, Arrays, Arrays]
 
 
 class StepCompiler:
@@ -34,6 +38,7 @@ class StepCompiler:
         self._steps: dict[StepShape, Future[CompiledStep]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._idle = threading.Event()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="xla-compile")
 
     def start(self, first: Sequence[StepShape], rest: Sequence[StepShape]) -> None:
@@ -56,16 +61,24 @@ class StepCompiler:
             shape = min(ready)
         return self._compile_once(shape), shape
 
+    def wait(self) -> None:
+        """Return when nothing is left to compile in the background."""
+        self._idle.wait()
+
     def close(self) -> None:
         """Stop compiling; waits for the step that is being compiled."""
         self._closed.set()
         self._background.shutdown(cancel_futures=True)
+        self._idle.set()
         self._steps.clear()
 
     def _compile_next(self, shapes: list[StepShape]) -> None:
         if self._closed.is_set() or not shapes:
+            self._idle.set()
             return
-        self._compile_once(shapes[0])
+        # A failure is kept with the step: a request that needs this size is told.
+        with contextlib.suppress(EngineError):
+            self._compile_once(shapes[0])
         _return_freed_memory()
         # One task a size: at interpreter exit a pool still runs what was submitted before.
         try:
@@ -88,15 +101,17 @@ class StepCompiler:
             raise EngineError(f"XLA cannot compile a step of {shape}: {error}") from error
 
     def _compile(self, shape: StepShape) -> CompiledStep:
-        sizes = [(shape.rows, shape.length), *[(shape.rows,)] * 3, (shape.window,)]
-        inputs = [self._shaped(size, jnp.dtype(jnp.int32)) for size in sizes]
+        inputs = self._shaped((shape.rows, shape.length + 3), jnp.dtype(jnp.int32))
 
-        def step(*arguments: Any) -> Any:  # noqa: ANN401
-            return self._exported.call(*arguments)
+        def step(weights: Arrays, keys: Arrays, values: Arrays, inputs: jax.Array) -> Any:  # noqa: ANN401
+            tokens = inputs[:, : shape.length]
+            rows = [inputs[:, shape.length + index] for index in range(3)]
+            window = jnp.arange(shape.window, dtype=jnp.int32)
+            return self._exported.call(weights, keys, values, tokens, *rows, window)
 
         # A function of its own: JAX keeps what it lowered, tens of megabytes, as long as that.
         jitted = jax.jit(step, donate_argnums=(1, 2))
-        compiled: CompiledStep = jitted.lower(*self._state, *inputs).compile()
+        compiled: CompiledStep = jitted.lower(*self._state, inputs).compile()
         return compiled
 
     def _shaped(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
