@@ -8,6 +8,7 @@ second time except where a peer can do no other, and its row's name says so:
 | `gguf` | the packaged file itself (Q4_1, embedding Q8_0) |
 | `gguf-f32`, `gguf-bf16`, `gguf-q8_0` | its dequantised weights, written again |
 | `hf-f32`, `hf-bf16` | a Hugging Face directory of the same weights |
+| `artifact-floats` | our artifact of `hf-f32`: 4-bit weights that are rounded again, as a peer's |
 """
 
 import json
@@ -20,8 +21,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from fungible.artifacts.build import build_artifact
 from fungible.artifacts.checkpoint import locate
 from fungible.artifacts.manifest import load_manifest
+from fungible.artifacts.store import ArtifactStore
 from fungible.artifacts.tensors import TensorFile
 
 GGUF_TYPES = {
@@ -51,6 +54,9 @@ def checkpoint(name: str, source: str, artifact: Path, models: Path) -> Path:
         return _once(place, lambda path: _write_hf(artifact, path, bf16=False))
     if name == "hf-bf16":
         return _once(place, lambda path: _write_hf(artifact, path, bf16=True))
+    if name == "artifact-floats":
+        floats = checkpoint("hf-f32", source, artifact, models)
+        return build_artifact(str(floats), ArtifactStore(place), variants=("f32", "int4-ort"))
     raise ValueError(f"unknown model {name!r}")
 
 

@@ -9,6 +9,8 @@ from fungible.bench.metrics import percentile
 from peers.catalogue import CLASSES, F32, HALF, LOW, OURS, Engine
 from peers.measure import Cell
 
+EXACT = ("llama.cpp q4_1", "OpenVINO-GenAI q4_1")  # peers that compute with the file's 4-bit values
+ROUNDED = "fungible onnxruntime int4-ort, from floats"
 TRADED = "int4-ort"  # the variant with runtime-specific operators: no portable graph
 
 
@@ -211,7 +213,11 @@ def bars(engines: Sequence[Engine], cells: Sequence[Cell]) -> list[Bar]:
         judge.against_best(precision, "decode", "bare", decode, required)
         judge.against_best(precision, "prefill", "bare", prefill, required)
     fast = per_round(cells, "bare", decode)
+    exact = best(fast, EXACT)
+    low = best(fast, judge.names(LOW, ours=True))
+    judge.pair("8/4-bit decode, the file's values", fast, low, exact, 0.8)
     judge.pair("decode", fast, judge.traded(), "ORT-GenAI int4", 0.95)
+    judge.pair("decode, both rounded again", fast, ROUNDED, "ORT-GenAI int4", 0.95)
     judge.pair("decode", fast, judge.traded(), "fungible onnxruntime int4", 0.0)
     loads = sorted({at for cell in cells for at in cell.loads})
     for at in loads:
